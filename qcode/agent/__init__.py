@@ -1,0 +1,1 @@
+"""The turn loop, sessions and permissions."""

@@ -1,0 +1,1 @@
+"""Model access: the bundled engine, any Chat Completions URL, a script."""

@@ -1,0 +1,1 @@
+"""How people and programs meet the agent: the REPL and headless output."""

@@ -1,0 +1,136 @@
+"""What the agent emits. A front end may ignore any event; none needs an answer.
+
+Order in a turn: `TurnStarted`, then for each step `StepStarted`, deltas, `MessageAdded` (the
+assistant's), then for each call `ToolStarted` .. `ToolProgress` .. `ToolFinished` and
+`MessageAdded` (its result). `TurnFinished` always comes and is last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qcode.protocol.chunks import (
+    PrefillProgress,
+    ReasoningDelta,
+    Retrying,
+    TextDelta,
+    ToolCallDelta,
+)
+from qcode.protocol.errors import QcodeError
+from qcode.protocol.messages import Message, ToolCall, Usage
+from qcode.protocol.permissions import Display, PermissionRequest
+from qcode.protocol.tools import ToolResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    prompt: str
+    type: Literal["turn_started"] = "turn_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    step: int
+    type: Literal["step_started"] = "step_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAdded:
+    message: Message
+    type: Literal["message_added"] = "message_added"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStarted:
+    call: ToolCall
+    title: str
+    preview: Display | None = None
+    type: Literal["tool_started"] = "tool_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProgress:
+    call_id: str
+    text: str
+    type: Literal["tool_progress"] = "tool_progress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFinished:
+    """Every call of the model gets one, also a refused, unknown or cancelled one (which has no
+    `ToolStarted`)."""
+
+    call: ToolCall
+    title: str
+    result: ToolResult
+    duration_s: float
+    type: Literal["tool_finished"] = "tool_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequested:
+    call_id: str
+    request: PermissionRequest
+    reason: str
+    type: Literal["approval_requested"] = "approval_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalResolved:
+    call_id: str
+    allowed: bool
+    type: Literal["approval_resolved"] = "approval_resolved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextCompacted:
+    before_tokens: int
+    after_tokens: int
+    type: Literal["context_compacted"] = "context_compacted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One line for the person: what the harness does or found."""
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+    type: Literal["notice"] = "notice"
+
+
+TurnReason = Literal["completed", "cancelled", "limit", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFinished:
+    """`text` is the closing answer. `error` is set when the reason is "failed", and names the
+    limit when it is "limit". `verify_exit_code` is that of the `--verify` command's last run."""
+
+    reason: TurnReason
+    text: str = ""
+    usage: Usage = field(default_factory=Usage)
+    num_steps: int = 0
+    error: QcodeError | None = None
+    verify_exit_code: int | None = None
+    type: Literal["turn_finished"] = "turn_finished"
+
+
+Event = (
+    TurnStarted
+    | StepStarted
+    | PrefillProgress
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | Retrying
+    | MessageAdded
+    | ToolStarted
+    | ToolProgress
+    | ToolFinished
+    | ApprovalRequested
+    | ApprovalResolved
+    | ContextCompacted
+    | Notice
+    | TurnFinished
+)

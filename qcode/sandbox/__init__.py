@@ -1,0 +1,1 @@
+"""The paths and processes tools may touch."""

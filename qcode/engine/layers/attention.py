@@ -1,0 +1,56 @@
+"""Grouped-query attention over a paged key and value cache.
+
+N tokens of B sequences run in one step, the rows of one sequence next to one another. Key and
+value caches are [num_blocks, block_size, Hkv, D]; a slot is block * block_size + offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qcode.engine import kernels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionInputs:
+    """Which token is where, for one step: an argument of `forward`, never module state."""
+
+    positions: Tensor
+    """[N] int64: position of each token in its sequence."""
+    slots: Tensor
+    """[N] int64: the slot each token's key and value are written to."""
+    query_starts: Tensor
+    """[B+1] int32: rows query_starts[b] to query_starts[b+1] belong to sequence b."""
+    context_lens: Tensor
+    """[B] int32: cached tokens of each sequence once this step's tokens are written."""
+    block_tables: Tensor
+    """[B, max_blocks] int32: the blocks of each sequence in order; unused entries are ignored."""
+
+
+def cached_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv: tuple[Tensor, Tensor],
+    inputs: AttentionInputs,
+    *,
+    scale: float,
+) -> Tensor:
+    """Write k, v [N, Hkv, D] to their slots, then attend causally with q [N, Hq, D] -> [N, Hq, D].
+
+    A query sees every cached token of its own sequence up to its own position.
+    """
+    k_cache, v_cache = kv
+    k_cache.flatten(0, 1).index_copy_(0, inputs.slots, k.to(k_cache.dtype))
+    v_cache.flatten(0, 1).index_copy_(0, inputs.slots, v.to(v_cache.dtype))
+    return kernels.paged_attention(
+        q,
+        k_cache,
+        v_cache,
+        inputs.block_tables,
+        inputs.query_starts,
+        inputs.context_lens,
+        scale,
+    )

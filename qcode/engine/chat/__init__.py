@@ -1,0 +1,1 @@
+"""Text in, text out: prompts from conversations, calls from answers. No tensors, no token ids."""

@@ -1,1 +1,1 @@
-"""The layers networks are built from: functions of tensors, weights given when built."""
+"""Building blocks shared by the models: linear, norm, rotary, attention, experts."""

@@ -1,0 +1,1 @@
+"""How weights are stored: one module per family, all behind `weight_format.Weight`."""

@@ -7,6 +7,7 @@ the hub, together with the revision, when they are pulled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -163,7 +164,9 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
 )
 
 
-def catalogue_entry(name: str) -> CatalogueEntry | None:
+def catalogue_entry(
+    name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE
+) -> CatalogueEntry | None:
     """The entry of that name, without regard to case."""
     wanted = name.lower()
-    return next((entry for entry in CATALOGUE if entry.name == wanted), None)
+    return next((entry for entry in catalogue if entry.name == wanted), None)

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,8 +87,9 @@ class _WantedFile:
 class ModelStore:
     """The models below one folder. Any number of processes may use it at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
         self.root = root
+        self._catalogue = catalogue
 
     def resolve(self, name: str) -> Path | None:
         """The path of an installed model, or of an existing file or folder; None if neither."""
@@ -122,7 +123,7 @@ class ModelStore:
 
         Raises ModelStoreError: unknown name, no space, no source answers, wrong digest.
         """
-        entry = catalogue_entry(name)
+        entry = catalogue_entry(name, self._catalogue)
         wanted, license_name = _wanted_files(name, entry)
         folder = self._folder(name)
         try:
@@ -162,7 +163,7 @@ class ModelStore:
         )
 
     def _folder(self, name: str) -> Path:
-        known = name.lower() if catalogue_entry(name) else name
+        known = name.lower() if catalogue_entry(name, self._catalogue) else name
         return self.root / re.sub(r"[^\w.-]+", "-", known).strip(".-")
 
     def _read(self, folder: Path) -> InstalledModel | None:

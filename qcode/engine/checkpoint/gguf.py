@@ -42,7 +42,7 @@ SMALLEST_TENSOR_INFO_BYTES = 8 + 4 + 4 + 8
 
 
 @dataclass(frozen=True, slots=True)
-class GgmlType:
+class BlockLayout:
     """`block_bytes` bytes hold `block_size` neighbouring elements of a row."""
 
     name: str
@@ -50,40 +50,40 @@ class GgmlType:
     block_bytes: int
 
 
-GGML_TYPES = {
-    0: GgmlType("F32", 1, 4),
-    1: GgmlType("F16", 1, 2),
-    2: GgmlType("Q4_0", 32, 18),
-    3: GgmlType("Q4_1", 32, 20),
-    6: GgmlType("Q5_0", 32, 22),
-    7: GgmlType("Q5_1", 32, 24),
-    8: GgmlType("Q8_0", 32, 34),
-    9: GgmlType("Q8_1", 32, 36),
-    10: GgmlType("Q2_K", 256, 84),
-    11: GgmlType("Q3_K", 256, 110),
-    12: GgmlType("Q4_K", 256, 144),
-    13: GgmlType("Q5_K", 256, 176),
-    14: GgmlType("Q6_K", 256, 210),
-    15: GgmlType("Q8_K", 256, 292),
-    16: GgmlType("IQ2_XXS", 256, 66),
-    17: GgmlType("IQ2_XS", 256, 74),
-    18: GgmlType("IQ3_XXS", 256, 98),
-    19: GgmlType("IQ1_S", 256, 50),
-    20: GgmlType("IQ4_NL", 32, 18),
-    21: GgmlType("IQ3_S", 256, 110),
-    22: GgmlType("IQ2_S", 256, 82),
-    23: GgmlType("IQ4_XS", 256, 136),
-    24: GgmlType("I8", 1, 1),
-    25: GgmlType("I16", 1, 2),
-    26: GgmlType("I32", 1, 4),
-    27: GgmlType("I64", 1, 8),
-    28: GgmlType("F64", 1, 8),
-    29: GgmlType("IQ1_M", 256, 56),
-    30: GgmlType("BF16", 1, 2),
-    34: GgmlType("TQ1_0", 256, 54),
-    35: GgmlType("TQ2_0", 256, 66),
-    39: GgmlType("MXFP4", 32, 17),
-    40: GgmlType("NVFP4", 64, 36),
+BLOCK_LAYOUTS = {
+    0: BlockLayout("F32", 1, 4),
+    1: BlockLayout("F16", 1, 2),
+    2: BlockLayout("Q4_0", 32, 18),
+    3: BlockLayout("Q4_1", 32, 20),
+    6: BlockLayout("Q5_0", 32, 22),
+    7: BlockLayout("Q5_1", 32, 24),
+    8: BlockLayout("Q8_0", 32, 34),
+    9: BlockLayout("Q8_1", 32, 36),
+    10: BlockLayout("Q2_K", 256, 84),
+    11: BlockLayout("Q3_K", 256, 110),
+    12: BlockLayout("Q4_K", 256, 144),
+    13: BlockLayout("Q5_K", 256, 176),
+    14: BlockLayout("Q6_K", 256, 210),
+    15: BlockLayout("Q8_K", 256, 292),
+    16: BlockLayout("IQ2_XXS", 256, 66),
+    17: BlockLayout("IQ2_XS", 256, 74),
+    18: BlockLayout("IQ3_XXS", 256, 98),
+    19: BlockLayout("IQ1_S", 256, 50),
+    20: BlockLayout("IQ4_NL", 32, 18),
+    21: BlockLayout("IQ3_S", 256, 110),
+    22: BlockLayout("IQ2_S", 256, 82),
+    23: BlockLayout("IQ4_XS", 256, 136),
+    24: BlockLayout("I8", 1, 1),
+    25: BlockLayout("I16", 1, 2),
+    26: BlockLayout("I32", 1, 4),
+    27: BlockLayout("I64", 1, 8),
+    28: BlockLayout("F64", 1, 8),
+    29: BlockLayout("IQ1_M", 256, 56),
+    30: BlockLayout("BF16", 1, 2),
+    34: BlockLayout("TQ1_0", 256, 54),
+    35: BlockLayout("TQ2_0", 256, 66),
+    39: BlockLayout("MXFP4", 32, 17),
+    40: BlockLayout("NVFP4", 64, 36),
 }
 
 
@@ -236,9 +236,9 @@ class _Reader:
         dims = struct.unpack(f"<{num_dims}Q", self.take(8 * num_dims))
         kind = self.scalar("I")
         offset = self.scalar("Q")
-        if kind not in GGML_TYPES:
+        if kind not in BLOCK_LAYOUTS:
             self.fail(f"tensor {name!r} has the unknown type {kind}")
-        block = GGML_TYPES[kind]
+        block = BLOCK_LAYOUTS[kind]
         if 0 in dims or dims[0] % block.block_size:
             self.fail(f"tensor {name!r} of type {block.name} has the impossible shape {dims}")
         return GgufTensor(

@@ -1,0 +1,106 @@
+"""What a checkpoint says about its network: shapes, rotary scaling, experts, sampling defaults.
+
+Nothing is known by model name: `qcode.engine.checkpoint.config` reads everything from the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Architecture = Literal["qwen2", "qwen3", "qwen3_moe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YarnScaling:
+    """Static YaRN (Peng et al., 2023): longer contexts by slower rotation of low frequencies."""
+
+    factor: float
+    original_context: int
+    """Tokens the model was trained for before scaling."""
+    attention_factor: float
+    """Multiplies cosines and sines."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """The mixture of experts in the layers that have one."""
+
+    num_experts: int
+    num_experts_per_token: int
+    intermediate_size: int
+    norm_topk_prob: bool
+    """Whether the weights of the chosen experts are scaled to sum to one."""
+    layers: frozenset[int]
+    """The layers that have experts; the others have an ordinary MLP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """How the checkpoint's authors want it sampled; None where they do not say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    eos_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One transformer of the Qwen2, Qwen3 or Qwen3-MoE architecture."""
+
+    architecture: Architecture
+    vocab_size: int
+    """Rows of the embedding, padding rows included: may exceed the tokenizer's count."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    yarn: YarnScaling | None
+    context_window: int
+    """Tokens of prompt and answer together, scaling included."""
+    tie_word_embeddings: bool
+    attention_bias: bool
+    output_bias: bool
+    """Whether o_proj has a bias too."""
+    experts: ExpertsConfig | None
+    generation: GenerationDefaults
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised per head before they are rotated."""
+        return self.architecture != "qwen2"
+
+    @property
+    def num_parameters(self) -> int:
+        return self._count_parameters(self.experts.num_experts if self.experts else 0)
+
+    @property
+    def num_active_parameters(self) -> int:
+        """Parameters that take part in one token's computation."""
+        return self._count_parameters(self.experts.num_experts_per_token if self.experts else 0)
+
+    def _count_parameters(self, experts_per_layer: int) -> int:
+        hidden, query = self.hidden_size, self.num_attention_heads * self.head_dim
+        key_value = self.num_key_value_heads * self.head_dim
+        attention = 2 * hidden * query + 2 * hidden * key_value
+        attention += (query + 2 * key_value) * self.attention_bias + hidden * self.output_bias
+        attention += 2 * self.head_dim * self.qk_norm
+        layers = self.num_layers * (attention + 2 * hidden)
+        num_expert_layers = 0
+        if self.experts:
+            num_expert_layers = len(self.experts.layers)
+            expert = 3 * hidden * self.experts.intermediate_size
+            router = hidden * self.experts.num_experts
+            layers += num_expert_layers * (experts_per_layer * expert + router)
+        layers += (self.num_layers - num_expert_layers) * 3 * hidden * self.intermediate_size
+        embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+        return embeddings + layers + hidden

@@ -45,6 +45,11 @@ class DenseWeight:
         self._tensor = tensor
 
     @property
+    def tensor(self) -> Tensor:
+        """The matrix itself [out, in], in the dtype it is stored in."""
+        return self._tensor
+
+    @property
     def shape(self) -> tuple[int, int]:
         out_features, in_features = self._tensor.shape
         return out_features, in_features

@@ -1,0 +1,99 @@
+"""Every option: its type, default and description."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from qcode.protocol.permissions import Mode
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
+_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(value: object) -> object:
+    """`90`, `30s`, `5m` or `1h` in seconds; anything but text is left to the number's own check."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("not a duration such as 90, 30s, 5m or 1h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _http_or_local(url: str) -> str:
+    if url != "local" and not url.startswith(("http://", "https://")):
+        raise ValueError("not an http:// or https:// URL, and not `local`")
+    return url.rstrip("/")
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+BaseUrl = Annotated[str, AfterValidator(_http_or_local)]
+
+
+class Settings(BaseModel):
+    """The values one run works with. None means: not limited, or decided from what is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(
+        default=None,
+        description="Model name at the endpoint; or a local model's name, a .gguf file, a "
+        "checkpoint folder, or scripted:FILE.",
+    )
+    base_url: BaseUrl | None = Field(
+        default=None,
+        description="Chat Completions URL. `local` means the bundled engine, whatever the "
+        "environment says.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key for the endpoint. Better kept in OPENAI_API_KEY."
+    )
+    context_window: PositiveInt | None = Field(
+        default=None, description="Context window in tokens, where the model's own is unknown."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=None, description="Sampling temperature; 0 is greedy."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Nucleus sampling: the probability mass kept."
+    )
+    seed: int | None = Field(default=None, description="Makes sampling repeatable.")
+    max_answer_tokens: PositiveInt | None = Field(
+        default=None, description="Longest single answer of the model, in tokens."
+    )
+    threads: PositiveInt | None = Field(
+        default=None, description="CPU threads of the bundled engine."
+    )
+    approval_mode: Mode = Field(
+        default=Mode.DEFAULT,
+        description="How much may run unasked: plan, default, auto-edit, yolo.",
+    )
+    allow: tuple[str, ...] = Field(
+        default=(), description="Rules for what may run unasked, such as Bash(pytest:*)."
+    )
+    ask: tuple[str, ...] = Field(default=(), description="Rules for what is always asked first.")
+    deny: tuple[str, ...] = Field(default=(), description="Rules for what never runs.")
+    max_turns: PositiveInt | None = Field(
+        default=None, description="Model requests one prompt may take."
+    )
+    max_tool_calls: PositiveInt | None = Field(
+        default=None, description="Tool calls one prompt may take."
+    )
+    max_wall_time: Seconds | None = Field(
+        default=None, description="Seconds one prompt may take; 30s, 5m and 1h are understood."
+    )
+    command_timeout: Seconds = Field(
+        default=120.0, description="Seconds a command may run before it is stopped."
+    )
+    verify: str | None = Field(
+        default=None, description="Command that must succeed before the work counts as done."
+    )
+    repair: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="When the harness leads the repair of a failing test itself: auto is for "
+        "models too weak to be left alone with it.",
+    )

@@ -44,10 +44,14 @@ Display = DiffDisplay | TextDisplay
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimpleCommand:
-    """One command of a shell line, its words literal. `writes_to` are the files it redirects to."""
+    """One command of a shell line, its words literal. `writes_to` and `reads_from` are the files
+    it redirects to and from; `expands` are the indexes of words that the shell may still expand
+    (an unquoted glob, brace or tilde)."""
 
     argv: tuple[str, ...]
     writes_to: tuple[str, ...] = ()
+    reads_from: tuple[str, ...] = ()
+    expands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

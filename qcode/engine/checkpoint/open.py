@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from qcode.engine.checkpoint.config import config_from_gguf, config_from_json
 from qcode.engine.checkpoint.gguf import MAGIC, GgufFile
+from qcode.engine.checkpoint.json_file import read_json
 from qcode.engine.checkpoint.names import gguf_name, one_expert, stacked_experts
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
 from qcode.engine.model_config import ModelConfig
@@ -24,8 +24,6 @@ from qcode.engine.quantization.ggml import (
 )
 from qcode.engine.quantization.weight_format import DenseWeight, Weight
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
-
-MAX_JSON_BYTES = 64 * 2**20
 
 
 class Checkpoint(Protocol):
@@ -154,26 +152,6 @@ class SafetensorsCheckpoint:
             DenseWeight(self.tensor(one_expert(name, expert), tuple(matrix)))
             for expert in range(num_experts)
         ]
-
-
-def read_json(path: Path, *, optional: bool = False) -> Mapping[str, object]:
-    """The JSON object in a file; {} where an optional file does not exist.
-
-    Raises CheckpointError.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: too large")
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        if optional:
-            return {}
-        raise CheckpointError(f"{path}: does not exist") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
 
 
 def _open_shards(path: Path) -> Mapping[str, SafetensorsFile]:

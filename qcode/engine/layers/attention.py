@@ -43,8 +43,8 @@ def cached_attention(
     A query sees every cached token of its own sequence up to its own position.
     """
     k_cache, v_cache = kv
-    k_cache.flatten(0, 1).index_copy_(0, inputs.slots, k.to(k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, inputs.slots, v.to(v_cache.dtype))
+    k_cache.view(-1, *k.shape[1:]).index_copy_(0, inputs.slots, k.to(k_cache.dtype))
+    v_cache.view(-1, *v.shape[1:]).index_copy_(0, inputs.slots, v.to(v_cache.dtype))
     return kernels.paged_attention(
         q,
         k_cache,

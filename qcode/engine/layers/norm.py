@@ -1,0 +1,21 @@
+"""Root-mean-square normalisation."""
+
+from torch import Tensor
+
+from qcode.engine import kernels
+
+
+class RMSNorm:
+    """Normalises the last axis of its input and scales it by a learned weight."""
+
+    __slots__ = ("_eps", "_weight")
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """`weight` is [D]."""
+        self._weight = weight
+        self._eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., D] -> [..., D]."""
+        rows = x.reshape(-1, x.shape[-1])
+        return kernels.rms_norm(rows, self._weight, self._eps).view(x.shape)

@@ -1,0 +1,88 @@
+"""From a path to everything needed to run a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qcode.engine.checkpoint.json_file import read_json
+from qcode.engine.checkpoint.open import GgufCheckpoint, SafetensorsCheckpoint, open_checkpoint
+from qcode.engine.checkpoint.vocabulary import vocabulary_from_directory, vocabulary_from_gguf
+from qcode.engine.model_config import ModelConfig
+from qcode.engine.models.qwen3 import Qwen3
+from qcode.engine.tokenizer import Tokenizer
+from qcode.protocol.errors import CheckpointError
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+"""Every model of the family ends an answer with one of these, whichever its config names."""
+
+MAX_TEMPLATE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A network with its weights, and what belongs to it."""
+
+    model: Qwen3
+    tokenizer: Tokenizer
+    config: ModelConfig
+    chat_template: str | None
+    """The Jinja template the checkpoint brings; untrusted."""
+
+
+def load_model(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> LoadedModel:
+    """Load a GGUF file or a directory of safetensors; `progress` is told fractions up to 1.
+
+    Raises CheckpointError for a damaged or contradictory checkpoint, UnsupportedModel.
+    """
+    checkpoint = open_checkpoint(path, dtype=dtype, device=device)
+    tokenizer = load_tokenizer(checkpoint)
+    model = Qwen3(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        config=checkpoint.config,
+        chat_template=_chat_template(checkpoint),
+    )
+
+
+def load_tokenizer(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> Tokenizer:
+    """Raises CheckpointError, UnsupportedModel."""
+    if isinstance(checkpoint, GgufCheckpoint):
+        vocabulary = vocabulary_from_gguf(checkpoint.file.metadata, str(checkpoint.path))
+    else:
+        vocabulary = vocabulary_from_directory(checkpoint.path)
+    ends = (vocabulary.special_tokens.get(text) for text in END_TOKENS)
+    eos_ids = checkpoint.config.generation.eos_ids.union(end for end in ends if end is not None)
+    tokenizer = Tokenizer(vocabulary, eos_ids=eos_ids)
+    if tokenizer.num_tokens > checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer has {tokenizer.num_tokens} tokens but the "
+            f"embedding only {checkpoint.config.vocab_size}"
+        )
+    return tokenizer
+
+
+def _chat_template(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> str | None:
+    if isinstance(checkpoint, GgufCheckpoint):
+        return _text(checkpoint.file.metadata.get("tokenizer.chat_template"))
+    file = checkpoint.path / "chat_template.jinja"
+    if file.is_file() and file.stat().st_size <= MAX_TEMPLATE_BYTES:
+        return file.read_text("utf-8", errors="replace")
+    config: Mapping[str, object] = read_json(
+        checkpoint.path / "tokenizer_config.json", optional=True
+    )
+    return _text(config.get("chat_template"))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -10,6 +10,7 @@ QcodeError(message, hint)
   SessionError                 a session file
   PeerError                    an MCP, ACP or HTTP peer
   TaskNotDone                  the turn ended well-formed but without the result that was asked for
+  LimitReached                 a turn used up one of its limits; carries the limit's name
 """
 
 from __future__ import annotations
@@ -106,3 +107,11 @@ class PeerError(QcodeError):
 
 class TaskNotDone(QcodeError):
     """The work ended without the asked-for result; the message says so in one honest sentence."""
+
+
+class LimitReached(QcodeError):
+    """A turn used up a limit: `limit` is the field's name in `TurnLimits`, as "max_turns"."""
+
+    def __init__(self, message: str, hint: str = "", limit: str = "") -> None:
+        super().__init__(message, hint)
+        self.limit = limit

@@ -1,0 +1,173 @@
+"""The agent: a conversation, and turns that continue it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qcode.agent.compaction import Compactor
+from qcode.agent.event_queue import EventQueue
+from qcode.agent.limits import TurnLimits
+from qcode.agent.permission_gate import PermissionGate
+from qcode.agent.session import Session
+from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
+from qcode.agent.verification import Verified, VerifyCommand
+from qcode.protocol.backends import Backend
+from qcode.protocol.errors import LimitReached, QcodeError
+from qcode.protocol.events import Event, TurnFinished, TurnStarted
+from qcode.protocol.messages import Message, UserMessage
+from qcode.protocol.permissions import Approver, Mode
+from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.tools import Tool, ToolSpec
+
+if TYPE_CHECKING:
+    from qcode.agent.permissions import PermissionPolicy
+
+logger = logging.getLogger(__name__)
+
+
+class Agent:
+    """One conversation with a model that has tools. All methods run on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        tools: Sequence[Tool[Any]],
+        policy: PermissionPolicy,
+        approver: Approver,
+        session: Session,
+        system_prompt: str,
+        limits: TurnLimits | None = None,
+        verify: VerifyCommand | None = None,
+        strategy_for: Callable[[str], TurnStrategy | None] | None = None,
+        sampling: SamplingParams | None = None,
+    ) -> None:
+        self.backend = backend
+        self.session = session
+        self.system_prompt = system_prompt
+        self.limits = limits or TurnLimits()
+        self.verify = verify
+        self.tools = {tool.name: tool for tool in tools}
+        self._specs = tuple(_spec(tool) for tool in tools)
+        self._gate = PermissionGate(policy, approver)
+        self._compactor = Compactor(backend, session)
+        self._strategy_for = strategy_for
+        self._sampling = sampling or SamplingParams()
+        self._steering: deque[str] = deque()
+        self._turn: asyncio.Task[TurnOutcome] | None = None
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        return self.session.conversation()
+
+    @property
+    def mode(self) -> Mode:
+        return self._gate.policy.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._gate.policy = self._gate.policy.with_mode(mode)
+
+    async def run(self, prompt: str) -> AsyncGenerator[Event, None]:
+        """One turn. `TurnFinished` is always the last event; closing the generator before it
+        cancels the turn."""
+        if self._turn is not None:
+            raise RuntimeError("a turn is already running")
+        events = EventQueue()
+        turn = self._context(events.put)
+        strategy = self._strategy(prompt)
+        task = self._turn = asyncio.create_task(self._play(prompt, turn, strategy))
+        task.add_done_callback(lambda _: events.close())
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield _finished(task, turn, strategy)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            self._turn = None
+
+    def steer(self, text: str) -> None:
+        """Says something to the model while it works; it is read before the next step."""
+        self._steering.append(text)
+
+    def cancel(self) -> None:
+        """Stops the running turn, if there is one; its event stream still ends properly."""
+        if self._turn is not None and not self._turn.cancelling():
+            self._turn.cancel()
+
+    def _context(self, emit: Callable[[Event], None]) -> TurnContext:
+        return TurnContext(
+            backend=self.backend,
+            system_prompt=self.system_prompt,
+            tools=self.tools,
+            specs=self._specs,
+            session=self.session,
+            gate=self._gate,
+            compactor=self._compactor,
+            limits=self.limits,
+            sampling=self._sampling,
+            steering=self._steering,
+            emit=emit,
+        )
+
+    def _strategy(self, prompt: str) -> TurnStrategy:
+        special = None if self._strategy_for is None else self._strategy_for(prompt)
+        strategy = special or ToolLoop()
+        return strategy if self.verify is None else Verified(strategy, self.verify)
+
+    async def _play(self, prompt: str, turn: TurnContext, strategy: TurnStrategy) -> TurnOutcome:
+        turn.emit(TurnStarted(prompt=prompt))
+        turn.add(UserMessage(content=prompt))
+        try:
+            async with asyncio.timeout(turn.budget.remaining_s()):
+                return await strategy.run(prompt, turn)
+        except TimeoutError:
+            if turn.budget.remaining_s() == 0:
+                raise turn.budget.out_of_time() from None
+            raise
+
+
+def _finished(
+    task: asyncio.Task[TurnOutcome], turn: TurnContext, strategy: TurnStrategy
+) -> TurnFinished:
+    outcome = _outcome(task)
+    exit_code = outcome.verify_exit_code
+    if exit_code is None and isinstance(strategy, Verified):
+        exit_code = strategy.exit_code
+    return TurnFinished(
+        reason=outcome.reason,
+        text=outcome.text,
+        usage=turn.usage,
+        num_steps=turn.budget.num_steps,
+        error=outcome.error,
+        verify_exit_code=exit_code,
+    )
+
+
+def _outcome(task: asyncio.Task[TurnOutcome]) -> TurnOutcome:
+    if task.cancelled():
+        return TurnOutcome(reason="cancelled")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, LimitReached):
+        return TurnOutcome(reason="limit", error=error)
+    if isinstance(error, QcodeError):
+        return TurnOutcome(reason="failed", error=error)
+    logger.error("a turn failed unexpectedly", exc_info=error)
+    unexpected = QcodeError(
+        f"Internal error: {type(error).__name__}: {error}",
+        hint="This is a bug in qcode; the log file has the details.",
+    )
+    return TurnOutcome(reason="failed", error=unexpected)
+
+
+def _spec(tool: Tool[Any]) -> ToolSpec:
+    return ToolSpec(
+        name=tool.name, description=tool.description, schema=tool.parameters.model_json_schema()
+    )

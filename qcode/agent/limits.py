@@ -1,0 +1,67 @@
+"""What one turn may use before it is stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from qcode.protocol.errors import LimitReached
+from qcode.protocol.messages import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnLimits:
+    """None means no limit. `max_turns` counts model requests of one turn (the flag `--max-turns`
+    of programs of this kind means steps); `max_tokens` counts input and output tokens."""
+
+    max_turns: int | None = None
+    max_wall_time_s: float | None = None
+    max_tool_calls: int | None = None
+    max_tokens: int | None = None
+
+
+class Budget:
+    """What a turn has used so far, held against its limits."""
+
+    def __init__(self, limits: TurnLimits) -> None:
+        self.limits = limits
+        self.usage = Usage()
+        self.num_steps = 0
+        self.num_tool_calls = 0
+        self._started = time.monotonic()
+
+    def begin_step(self) -> None:
+        """Counts one model request. Raises `LimitReached` instead where a limit is used up."""
+        limits = self.limits
+        if limits.max_turns is not None and self.num_steps >= limits.max_turns:
+            raise reached("max_turns", f"{limits.max_turns} model requests")
+        used_tokens = self.usage.input_tokens + self.usage.output_tokens
+        if limits.max_tokens is not None and used_tokens >= limits.max_tokens:
+            raise reached("max_tokens", f"{limits.max_tokens} tokens (used {used_tokens})")
+        if self.remaining_s() == 0:
+            raise self.out_of_time()
+        self.num_steps += 1
+
+    def begin_tool_call(self) -> None:
+        """Counts one tool call. Raises `LimitReached` instead where the limit is used up."""
+        limit = self.limits.max_tool_calls
+        if limit is not None and self.num_tool_calls >= limit:
+            raise reached("max_tool_calls", f"{limit} tool calls")
+        self.num_tool_calls += 1
+
+    def remaining_s(self) -> float | None:
+        """Seconds of wall time left, never negative; None without a limit."""
+        if self.limits.max_wall_time_s is None:
+            return None
+        return max(0.0, self.limits.max_wall_time_s - (time.monotonic() - self._started))
+
+    def out_of_time(self) -> LimitReached:
+        return reached("max_wall_time_s", f"{self.limits.max_wall_time_s:g} seconds")
+
+
+def reached(limit: str, amount: str) -> LimitReached:
+    return LimitReached(
+        f"Stopped at the limit of {amount}.",
+        hint=f"Raise {limit} to let it go on; the session keeps the work so far.",
+        limit=limit,
+    )

@@ -1,0 +1,217 @@
+"""A stored conversation: entries that are only ever appended, and their replay into messages.
+
+Every entry names its parent, so rewinding and forking append too: the conversation is the chain
+from the newest entry (the head) back to the root.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from qcode.protocol.messages import AssistantMessage, Message, ToolMessage, UserMessage
+
+INTERRUPTED = "Interrupted: the outcome of this call is unknown. Check before doing it again."
+
+
+def new_entry_id() -> str:
+    return secrets.token_hex(6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageEntry:
+    id: str
+    parent_id: str | None
+    message: Message
+    type: Literal["message"] = "message"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionEntry:
+    """Everything before the message entry `first_kept_id` is replaced by `summary` (None: all
+    earlier messages are)."""
+
+    id: str
+    parent_id: str | None
+    summary: str
+    first_kept_id: str | None
+    type: Literal["compaction"] = "compaction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputsDroppedEntry:
+    """The outputs of these tool message entries are replaced by one line each."""
+
+    id: str
+    parent_id: str | None
+    entry_ids: tuple[str, ...]
+    type: Literal["outputs_dropped"] = "outputs_dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionEntry:
+    """Why a call was allowed or not, for the record. `by` is who answered."""
+
+    id: str
+    parent_id: str | None
+    call_id: str
+    tool: str
+    target: str
+    allowed: bool
+    reason: str
+    mode: str
+    by: Literal["policy", "person"]
+    type: Literal["decision"] = "decision"
+
+
+Entry = MessageEntry | CompactionEntry | OutputsDroppedEntry | DecisionEntry
+
+
+class EntryLog(Protocol):
+    """Where entries are kept. A log that cannot write any more says so through `take_notice` and
+    goes on accepting entries: the conversation then lives in memory only."""
+
+    def write(self, entry: Entry) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def take_notice(self) -> str | None: ...
+
+
+class Session:
+    """The entries of one conversation and the log that keeps them (None: memory only)."""
+
+    def __init__(
+        self, *, session_id: str, entries: Iterable[Entry] = (), log: EntryLog | None = None
+    ) -> None:
+        self.id = session_id
+        self._entries: list[Entry] = list(entries)
+        self._by_id = {entry.id: position for position, entry in enumerate(self._entries)}
+        self._log = log
+        self._head: str | None = self._entries[-1].id if self._entries else None
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        return tuple(self._entries)
+
+    @property
+    def head(self) -> str | None:
+        return self._head
+
+    def append(self, entry: Entry) -> None:
+        """Adds an entry whose parent is any earlier one; it becomes the head."""
+        self._by_id[entry.id] = len(self._entries)
+        self._entries.append(entry)
+        self._head = entry.id
+        if self._log is not None:
+            self._log.write(entry)
+
+    def add(self, message: Message) -> None:
+        self.append(MessageEntry(id=new_entry_id(), parent_id=self._head, message=message))
+
+    def sync(self) -> None:
+        """Returns when everything appended so far survives a crash."""
+        if self._log is not None:
+            self._log.sync()
+
+    def take_notice(self) -> str | None:
+        """What the log has to tell the person, once."""
+        return None if self._log is None else self._log.take_notice()
+
+    def rewind(self, entry_id: str | None) -> None:
+        """The next entry continues after `entry_id` (None: from the start)."""
+        if entry_id is not None and entry_id not in self._by_id:
+            raise KeyError(entry_id)
+        self._head = entry_id
+
+    def branch(self) -> tuple[Entry, ...]:
+        """The entries from the root to the head. An entry whose parent was lost to damage
+        continues the one before it in the file."""
+        chain: list[Entry] = []
+        position = None if self._head is None else self._by_id[self._head]
+        while position is not None:
+            entry = self._entries[position]
+            chain.append(entry)
+            if entry.parent_id is None:
+                break
+            parent = self._by_id.get(entry.parent_id)
+            if parent is None or parent >= position:
+                parent = position - 1 if position > 0 else None
+            position = parent
+        return tuple(reversed(chain))
+
+    def message_entries(self) -> tuple[MessageEntry, ...]:
+        """The message entries a model would be shown, shortened ones in their short form. A
+        summary stands as a user message under its compaction entry's id."""
+        return replay(self.branch())
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The replayed messages; every tool call in it has exactly one result after it."""
+        return well_formed([entry.message for entry in self.message_entries()])
+
+    @property
+    def title(self) -> str:
+        """The first prompt, on one line."""
+        for entry in self._entries:
+            if isinstance(entry, MessageEntry) and isinstance(entry.message, UserMessage):
+                return " ".join(entry.message.content.split())
+        return ""
+
+
+def replay(branch: Sequence[Entry]) -> tuple[MessageEntry, ...]:
+    shown: list[MessageEntry] = []
+    for entry in branch:
+        match entry:
+            case MessageEntry():
+                shown.append(entry)
+            case CompactionEntry():
+                ids = [message.id for message in shown]
+                start = ids.index(entry.first_kept_id) if entry.first_kept_id in ids else len(ids)
+                summary = MessageEntry(
+                    id=entry.id,
+                    parent_id=entry.parent_id,
+                    message=UserMessage(content=entry.summary),
+                )
+                shown = [summary, *shown[start:]]
+            case OutputsDroppedEntry():
+                dropped = frozenset(entry.entry_ids)
+                shown = [_without_output(m) if m.id in dropped else m for m in shown]
+    return tuple(shown)
+
+
+def dropped_output(message: ToolMessage) -> str:
+    return f"[Output of {message.name} dropped to save room. Call it again if you need it.]"
+
+
+def _without_output(entry: MessageEntry) -> MessageEntry:
+    if not isinstance(entry.message, ToolMessage):
+        return entry
+    message = replace(entry.message, content=dropped_output(entry.message))
+    return replace(entry, message=message)
+
+
+def well_formed(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Gives calls without a result a synthetic one, in call order, and drops results without a
+    call and second results: what a crash or a damaged file can leave behind."""
+    result: list[Message] = []
+    position = 0
+    while position < len(messages):
+        message = messages[position]
+        position += 1
+        if isinstance(message, ToolMessage):
+            continue
+        result.append(message)
+        if not isinstance(message, AssistantMessage):
+            continue
+        answers: dict[str, ToolMessage] = {}
+        while position < len(messages) and isinstance(answer := messages[position], ToolMessage):
+            answers.setdefault(answer.call_id, answer)
+            position += 1
+        for call in message.tool_calls:
+            missing = ToolMessage(
+                call_id=call.id, name=call.name, content=INTERRUPTED, is_error=True
+            )
+            result.append(answers.get(call.id, missing))
+    return tuple(result)

@@ -1,0 +1,211 @@
+"""The turn loop: ask the model, run the calls it makes, until it answers without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from qcode.agent.answer import PartialAnswer, with_unique_call_ids
+from qcode.agent.compaction import Compactor
+from qcode.agent.limits import Budget, TurnLimits
+from qcode.agent.permission_gate import PermissionGate
+from qcode.agent.session import Session
+from qcode.agent.tool_calls import ToolCallRunner
+from qcode.protocol.backends import Backend, ChatRequest
+from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
+from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
+from qcode.protocol.events import Event, MessageAdded, Notice, StepStarted, TurnReason
+from qcode.protocol.messages import AssistantMessage, Message, Usage, UserMessage
+from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.tools import Tool, ToolResult, ToolSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOutcome:
+    """How a turn ended; the fields are those of `TurnFinished`."""
+
+    reason: TurnReason
+    text: str = ""
+    error: QcodeError | None = None
+    verify_exit_code: int | None = None
+
+
+class TurnStrategy(Protocol):
+    """A way to work on a prompt, which is in the conversation already when `run` begins.
+
+    Raises `QcodeError` for what ends the turn as failed (`LimitReached`: as a limit). It may be
+    cancelled at any await; what it put into history must be well-formed then.
+    """
+
+    async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome: ...
+
+
+class TurnContext:
+    """What a strategy works with during one turn."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        system_prompt: str,
+        tools: Mapping[str, Tool[Any]],
+        specs: tuple[ToolSpec, ...],
+        session: Session,
+        gate: PermissionGate,
+        compactor: Compactor,
+        limits: TurnLimits,
+        sampling: SamplingParams,
+        steering: deque[str],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.backend = backend
+        self.system_prompt = system_prompt
+        self.tools = tools
+        self.specs = specs
+        self.session = session
+        self.limits = limits
+        self.budget = Budget(limits)
+        self.sampling = sampling
+        self.emit = emit
+        self.partial: PartialAnswer | None = None
+        self._compactor = compactor
+        self._steering = steering
+        self._runner = ToolCallRunner(
+            tools=tools,
+            gate=gate,
+            session=session,
+            budget=self.budget,
+            emit=emit,
+            add=self.add,
+        )
+
+    @property
+    def usage(self) -> Usage:
+        return self.budget.usage
+
+    def add(self, message: Message) -> None:
+        """Appends to the session and says so. A user message is on disk when this returns."""
+        self.session.add(message)
+        if isinstance(message, UserMessage):
+            self.session.sync()
+        if (notice := self.session.take_notice()) is not None:
+            self.emit(Notice(text=notice, level="warning"))
+        self.emit(MessageAdded(message=message))
+
+    def add_steering(self) -> bool:
+        """Adds what the person said meanwhile; False when there was nothing."""
+        said = bool(self._steering)
+        while self._steering:
+            self.add(UserMessage(content=self._steering.popleft()))
+        return said
+
+    def request(self) -> ChatRequest:
+        """The whole conversation, as the next request of a tool loop."""
+        return ChatRequest(
+            system=self.system_prompt,
+            messages=self.session.conversation(),
+            tools=self.specs,
+            sampling=self.sampling,
+        )
+
+    async def stream(self, request: ChatRequest, *, show: bool = True) -> Completed:
+        """One step: asks the model, forwards what it sends as events (`show` False: all but the
+        answer's own deltas), counts usage. The answer is not added to history.
+
+        An answer that repeats itself without end is cut: its stop reason is then "error". Raises
+        `LimitReached`, `BackendError`, `EngineError`.
+        """
+        self.budget.begin_step()
+        self.emit(StepStarted(step=self.budget.num_steps))
+        partial = self.partial = PartialAnswer(self.backend.model.name)
+        async with aclosing(self.backend.stream(request)) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, Completed):
+                    self.partial = None
+                    self.budget.usage += chunk.message.usage
+                    self._compactor.observe(request, chunk.message.usage)
+                    return chunk
+                if isinstance(chunk, Retrying):
+                    partial.clear()
+                if show or not isinstance(chunk, TextDelta | ReasoningDelta):
+                    self.emit(chunk)
+                if partial.feed(chunk):
+                    self.partial = None
+                    return Completed(message=partial.message("error"))
+        raise InvalidResponse("The model's answer broke off without an end.")
+
+    async def run_calls(
+        self, message: AssistantMessage, *, user_typed: bool = False
+    ) -> list[ToolResult]:
+        """Runs the calls of a message that is in history; one result each, in call order.
+
+        `user_typed` calls carry a command that the person typed, and are not asked about. Raises
+        `LimitReached` and `TaskNotDone` when history is complete.
+        """
+        return await self._runner.run(message.tool_calls, user_typed=user_typed)
+
+    async def shorten(self, *, force: bool = False) -> bool:
+        """Compacts the conversation where it nears the window, or anyway; False: left as it is."""
+        return await self._compactor.shorten(self.request(), self.emit, force=force)
+
+
+@dataclass
+class ToolLoop:
+    """The ordinary strategy: the model leads."""
+
+    max_empty_answers: int = 2
+    _num_empty: int = field(default=0, init=False)
+
+    async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
+        while True:
+            turn.add_steering()
+            message = await self._ask(turn)
+            if message.stop_reason == "error":
+                turn.add(message)
+                raise InvalidResponse(
+                    "The model began to repeat itself without end and was stopped.",
+                    hint="Ask again in other words, or use a stronger model.",
+                )
+            if not message.tool_calls and not message.text.strip():
+                self._after_empty(turn)
+                continue
+            turn.add(message)
+            if message.tool_calls:
+                await turn.run_calls(message)
+                continue
+            if not turn.add_steering():
+                return _completed(message, turn)
+
+    async def _ask(self, turn: TurnContext) -> AssistantMessage:
+        await turn.shorten()
+        try:
+            try:
+                completed = await turn.stream(turn.request())
+            except ContextOverflow:
+                if not await turn.shorten(force=True):
+                    raise
+                completed = await turn.stream(turn.request())
+        except asyncio.CancelledError:
+            if turn.partial is not None and turn.partial.has_text:
+                turn.add(turn.partial.message("cancelled"))
+            raise
+        return with_unique_call_ids(completed.message, turn.session.conversation())
+
+    def _after_empty(self, turn: TurnContext) -> None:
+        self._num_empty += 1
+        if self._num_empty >= self.max_empty_answers:
+            raise InvalidResponse(
+                f"The model gave {self._num_empty} empty answers.",
+                hint="Ask again in other words, or use a stronger model.",
+            )
+        turn.add(UserMessage(content="Your answer was empty. Go on, or say what you found."))
+
+
+def _completed(message: AssistantMessage, turn: TurnContext) -> TurnOutcome:
+    if message.stop_reason == "max_tokens":
+        turn.emit(Notice(text="The answer was cut at its token limit.", level="warning"))
+    return TurnOutcome(reason="completed", text=message.text)

@@ -1,0 +1,70 @@
+"""Verified completion: a turn is done only when a command the person named succeeds."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, replace
+
+from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
+from qcode.protocol.errors import TaskNotDone
+from qcode.protocol.messages import AssistantMessage, ToolCall, UserMessage
+
+HARNESS = "qcode"
+"""The model name of messages that the program itself puts into the conversation."""
+
+SHELL_TOOL = "run_shell_command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyCommand:
+    """`max_attempts` bounds how often the model is sent back to work."""
+
+    command: str
+    max_attempts: int = 5
+
+
+class Verified:
+    """A strategy whose completion counts only after the command succeeded."""
+
+    def __init__(self, strategy: TurnStrategy, verify: VerifyCommand) -> None:
+        self._strategy = strategy
+        self._verify = verify
+        self.exit_code: int | None = None
+
+    async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
+        outcome = await self._strategy.run(prompt, turn)
+        for attempt in range(1, self._verify.max_attempts + 1):
+            if outcome.reason != "completed" or outcome.verify_exit_code == 0:
+                return outcome
+            self.exit_code = await self._check(turn)
+            if self.exit_code == 0:
+                break
+            if attempt < self._verify.max_attempts:
+                outcome = await ToolLoop().run(prompt, turn)
+        else:
+            error = TaskNotDone(
+                f"`{self._verify.command}` still fails (exit code {self.exit_code})."
+            )
+            outcome = replace(outcome, reason="failed", error=error)
+        return replace(outcome, verify_exit_code=self.exit_code)
+
+    async def _check(self, turn: TurnContext) -> int:
+        """Runs the command in view of the model, which reads the output as a tool result."""
+        turn.add(
+            UserMessage(
+                content="Now the work is checked with the command below. If it fails, mend the "
+                "cause, then finish again."
+            )
+        )
+        call = ToolCall(
+            id=f"verify_{secrets.token_hex(4)}",
+            name=SHELL_TOOL,
+            arguments=json.dumps({"command": self._verify.command}),
+        )
+        message = AssistantMessage(blocks=(call,), stop_reason="tool_calls", model=HARNESS)
+        turn.add(message)
+        (result,) = await turn.run_calls(message, user_typed=True)
+        if result.exit_code is None:
+            return 1
+        return result.exit_code

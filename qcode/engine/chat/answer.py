@@ -1,0 +1,463 @@
+"""One answer, read as it is written: thinking, text and calls.
+
+The same reader serves every family, because models mix the forms: Qwen3-Coder answers in JSON
+now and then, and drops `<tool_call>` before `<function=`; Qwen2.5-Coder writes bare or fenced
+JSON. Decisions depend on the text alone and never on how it was split: while they are open, the
+text is held back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+from uuid import uuid4
+
+from qcode.engine.chat.arguments import OfferedTools, dump
+from qcode.engine.chat.json_call import ARGUMENT_KEYS, JsonCall, unwrap_arguments
+from qcode.engine.chat.json_stream import JsonStream
+from qcode.engine.chat.tags import (
+    FUNCTION_OPEN,
+    NO,
+    PARTIAL,
+    TOOL_CLOSE,
+    TOOL_OPEN,
+    match_tag,
+    skip_space,
+)
+from qcode.engine.chat.xml_call import XmlCall
+from qcode.protocol.chunks import Delta, ReasoningDelta, TextDelta, ToolCallDelta
+from qcode.protocol.messages import Block, ReasoningBlock, TextBlock, ToolCall
+from qcode.protocol.tools import ToolSpec
+
+_THINK = "<think>"
+_THINK_END = "</think>"
+_MAX_OPENING_GAP = 64  # white space between <tool_call> and the call
+_FENCE = re.compile(r"```[ \t]*(?:json|xml|tool_call)?[ \t]*\r?\n\s*", re.IGNORECASE)
+_FENCE_LIMIT = 64
+_SLICE = 4096  # what is put back is copied, so the buffer stays small
+_CANDIDATE = re.compile(r"[<{\[`]")
+_CALL_KEYS = {"name", "id", "type", *ARGUMENT_KEYS}
+
+_Place = Literal["start", "reasoning", "text", "wrapper", "call", "bare", "after"]
+
+
+def new_call_id() -> str:
+    return "call_" + uuid4().hex[:24]
+
+
+class AnswerParser:
+    """A `ToolCallParser`. Without tools no call is looked for: other programs have their own
+    call formats in plain text, and those must reach them unchanged.
+
+    `in_reasoning` says that the prompt has opened the thinking already.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[ToolSpec],
+        *,
+        in_reasoning: bool = False,
+        new_id: Callable[[], str] = new_call_id,
+    ) -> None:
+        self._tools = OfferedTools(tuple(tools))
+        self._new_id = new_id
+        self._place: _Place = "reasoning" if in_reasoning else "start"
+        self._buffer = ""
+        self._blocks: list[Block] = []
+        self._deltas: list[Delta] = []
+        self._run: list[str] = []  # the text or reasoning block being read
+        self._space = ""  # white space that belongs to the run only if more text follows
+        self._line_blank = True
+        self._raw: list[str] = []  # what the open call was read from
+        self._call: XmlCall | JsonCall | None = None
+        self._call_id = ""
+        self._arguments: list[str] = []
+        self._num_calls = 0
+        self._candidate = JsonStream()
+        self._judged = False  # the candidate's first key did not rule out a call
+        self._in_wrapper = False
+        self._in_fence = False
+        self._leftover_brackets = ""
+        self._finished: tuple[Block, ...] | None = None
+
+    def feed(self, text: str) -> list[Delta]:
+        for start in range(0, len(text), _SLICE):
+            self._buffer += text[start : start + _SLICE]
+            self._run_steps(final=False)
+        return self._take_deltas()
+
+    def flush(self, *, truncated: bool = False) -> list[Delta]:
+        if self._finished is None:
+            self._run_steps(final=True)
+            if self._place == "call":
+                self._end_open_call(truncated)
+            if self._space and self._run and self._place != "reasoning":
+                self._deltas.append(TextDelta(text=self._space))
+                self._run.append(self._space)
+            self._close_run()
+            self._finished = tuple(self._blocks)
+        return self._take_deltas()
+
+    def finish(self, *, truncated: bool = False) -> tuple[Block, ...]:
+        self.flush(truncated=truncated)
+        assert self._finished is not None
+        return self._finished
+
+    def _take_deltas(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _run_steps(self, *, final: bool) -> None:
+        steps: dict[_Place, Callable[[bool], bool]] = {
+            "start": self._read_start,
+            "reasoning": self._read_reasoning,
+            "text": self._read_text,
+            "wrapper": self._read_wrapper,
+            "call": self._read_call,
+            "bare": self._read_bare,
+            "after": self._read_after,
+        }
+        while steps[self._place](final):
+            pass
+
+    # Text and reasoning
+
+    def _read_start(self, final: bool) -> bool:
+        bare = self._buffer.lstrip()
+        if bare.startswith(_THINK):
+            self._buffer = bare[len(_THINK) :]
+            self._place = "reasoning"
+        elif final or not _THINK.startswith(bare):
+            self._place = "text"
+        return self._place != "start"
+
+    def _read_reasoning(self, final: bool) -> bool:
+        end = self._buffer.find(_THINK_END)
+        if end < 0:
+            keep = 0 if final else _held_prefix(self._buffer, _THINK_END)
+            self._emit_reasoning(self._buffer[: len(self._buffer) - keep])
+            self._buffer = self._buffer[len(self._buffer) - keep :]
+            return False
+        self._emit_reasoning(self._buffer[:end])
+        self._buffer = self._buffer[end + len(_THINK_END) :]
+        self._close_run()
+        self._place = "after"
+        return True
+
+    def _emit_reasoning(self, text: str) -> None:
+        if not self._run:
+            text = text.lstrip()
+        if piece := self._take_solid(text):
+            self._run.append(piece)
+            self._deltas.append(ReasoningDelta(text=piece))
+
+    def _emit_text(self, text: str) -> None:
+        if not text:
+            return
+        line = text.rpartition("\n")
+        self._line_blank = (self._line_blank or bool(line[1])) and not line[2].strip()
+        if piece := self._take_solid(text):
+            self._run.append(piece)
+            self._deltas.append(TextDelta(text=piece))
+
+    def _take_solid(self, text: str) -> str:
+        """`text` up to its last character that is not white space, after what was held before."""
+        solid = text.rstrip()
+        if not solid:
+            self._space += text
+            return ""
+        piece, self._space = self._space + solid, text[len(solid) :]
+        return piece
+
+    def _close_run(self) -> None:
+        if self._run:
+            text = "".join(self._run)
+            thinking = self._place == "reasoning"
+            self._blocks.append(ReasoningBlock(text=text) if thinking else TextBlock(text=text))
+        self._run.clear()
+        self._space = ""
+
+    def _read_text(self, final: bool) -> bool:
+        """Text up to something that may open a call."""
+        at = 0
+        while self._tools and (found := _CANDIDATE.search(self._buffer, at)):
+            at = found.start()
+            verdict, end = self._opens_call(at, final)
+            if verdict == "no":
+                at += 1
+                continue
+            self._emit_text(self._buffer[:at])
+            if verdict == "undecided":
+                self._buffer = self._buffer[at:]
+                return False
+            self._raw = [self._buffer[at:end]]
+            self._buffer = self._buffer[end:]
+            return True
+        self._emit_text(self._buffer)
+        self._buffer = ""
+        return False
+
+    def _opens_call(self, at: int, final: bool) -> tuple[Literal["no", "undecided", "yes"], int]:
+        if self._buffer[at] == "<":
+            end = match_tag(self._buffer, at, TOOL_OPEN)
+            if end > 0:
+                self._place, self._in_wrapper, self._in_fence = "wrapper", True, False
+                return "yes", end
+            function = match_tag(self._buffer, at, FUNCTION_OPEN)
+            if function > 0 and self._line_is_blank(at):
+                self._begin_call(XmlCall(self._tools, wrapped=False), in_wrapper=False)
+                return "yes", function
+            undecided = PARTIAL in (end, function) and not final
+            return ("undecided" if undecided else "no"), at
+        return self._opens_bare_call(at, final) if self._line_is_blank(at) else ("no", at)
+
+    def _opens_bare_call(
+        self, at: int, final: bool
+    ) -> tuple[Literal["no", "undecided", "yes"], int]:
+        """JSON at a line's start, also in a code fence, may be a call without its tags."""
+        end = at
+        if self._buffer[at] == "`":
+            fence = _FENCE.match(self._buffer, at)
+            end = fence.end() if fence else at
+            open_ended = end == len(self._buffer) or (
+                fence is None and _may_be_fence(self._buffer[at:])
+            )
+            within_limit = (end if fence else len(self._buffer)) - at < _FENCE_LIMIT
+            if open_ended and within_limit and not final:
+                return "undecided", at
+            if fence is None or not within_limit or self._buffer[end : end + 1] not in ("{", "["):
+                return "no", at
+        self._place, self._in_wrapper, self._in_fence = "bare", False, end > at
+        self._candidate, self._judged = JsonStream(), False
+        return "yes", end
+
+    def _line_is_blank(self, at: int) -> bool:
+        line_at = self._buffer.rfind("\n", 0, at) + 1
+        return (line_at > 0 or self._line_blank) and not self._buffer[line_at:at].strip()
+
+    # Calls
+
+    def _read_wrapper(self, final: bool) -> bool:
+        """After `<tool_call>`: a call in tags, a call in JSON, or prose about tool calls."""
+        at = skip_space(self._buffer, 0, _MAX_OPENING_GAP)
+        if at == len(self._buffer) and not final:
+            return False
+        if at != NO and self._buffer[at : at + 1] == "`":
+            fence = _FENCE.match(self._buffer, at)
+            if fence is None and _may_be_fence(self._buffer[at:]) and not final:
+                return False
+            self._in_fence = fence is not None
+            at = fence.end() if fence else at
+            if at == len(self._buffer) and not final:
+                return False
+        if at == NO or at == len(self._buffer):
+            return self._put_back()
+        if self._buffer[at] == "{":
+            self._consume(at)
+            self._begin_call(JsonCall(self._tools), in_wrapper=True)
+            return True
+        if self._buffer[at] == "[":
+            self._consume(at)
+            self._candidate, self._judged = JsonStream(), False
+            self._place = "bare"
+            return True
+        function = match_tag(self._buffer, at, FUNCTION_OPEN)
+        if function > 0:
+            self._consume(function)
+            self._begin_call(XmlCall(self._tools, wrapped=True), in_wrapper=True)
+            return True
+        return False if function == PARTIAL and not final else self._put_back()
+
+    def _begin_call(self, call: XmlCall | JsonCall, *, in_wrapper: bool) -> None:
+        self._call, self._in_wrapper = call, in_wrapper
+        self._arguments = []
+        self._call_id = ""
+        self._place = "call"
+
+    def _consume(self, end: int) -> None:
+        self._raw.append(self._buffer[:end])
+        self._buffer = self._buffer[end:]
+
+    def _put_back(self) -> bool:
+        """What looked like a call is text: its first character for certain, and the rest is read
+        again, since a call may begin in it."""
+        text = "".join(self._raw) + self._buffer
+        self._raw = []
+        self._call = None
+        self._place = "text"
+        self._emit_text(text[:1])
+        self._buffer = text[1:]
+        return True
+
+    def _read_call(self, final: bool) -> bool:
+        assert self._call is not None
+        end, status = self._call.read(self._buffer, final=final)
+        self._consume(end)
+        if status == "rejected":
+            return self._put_back()
+        self._send_call(self._call)
+        if status == "more":
+            return False
+        self._add_call()
+        return True
+
+    def _send_call(self, call: XmlCall | JsonCall) -> None:
+        if call.name is None:
+            return
+        piece = call.take()
+        if self._call_id and not piece:
+            return
+        name = "" if self._call_id else call.name
+        self._call_id = self._call_id or self._new_id()
+        self._arguments.append(piece)
+        self._deltas.append(
+            ToolCallDelta(index=self._num_calls, call_id=self._call_id, name=name, arguments=piece)
+        )
+
+    def _add_call(self) -> None:
+        assert self._call is not None
+        assert self._call.name is not None
+        self._close_run()
+        call = ToolCall(id=self._call_id, name=self._call.name, arguments="".join(self._arguments))
+        self._blocks.append(call)
+        self._num_calls += 1
+        self._leftover_brackets = "}],;" if isinstance(self._call, JsonCall) else ""
+        self._call = None
+        self._raw = []
+        self._place = "after"
+
+    def _end_open_call(self, truncated: bool) -> None:
+        """The answer ended inside a call: one that lacks only closing tags counts."""
+        assert self._call is not None
+        if self._call.complete_at_end and not truncated:
+            self._call.close()
+            self._send_call(self._call)
+            self._add_call()
+            return
+        sent = self._call_id
+        text = "".join(self._raw) + self._buffer
+        self._place = "text"
+        if sent:  # people have seen the call being written; the block alone keeps its text
+            self._run.append(self._space + text.rstrip())
+            self._space = ""
+        else:
+            self._emit_text(text)
+
+    def _read_bare(self, final: bool) -> bool:
+        """JSON that is a call only if all of it says so; held back until that is known."""
+        end = self._candidate.read(self._buffer, 0, final=final)
+        self._consume(end)
+        if self._candidate.failed or not self._plausible():
+            return self._put_back()
+        if not self._candidate.done:
+            return self._put_back() if final else False
+        calls = self._bare_calls(self._candidate.take())
+        if calls is None:
+            return self._put_back()
+        self._close_run()
+        for name, arguments in calls:
+            call = ToolCall(id=self._new_id(), name=name, arguments=arguments)
+            self._blocks.append(call)
+            self._deltas.append(
+                ToolCallDelta(
+                    index=self._num_calls, call_id=call.id, name=name, arguments=arguments
+                )
+            )
+            self._num_calls += 1
+        self._leftover_brackets = "}],;"
+        self._raw = []
+        self._place = "after"
+        return True
+
+    def _plausible(self) -> bool:
+        """Whether the JSON read so far can still be a call: else it would be held back whole."""
+        if self._judged:
+            return True
+        written = self._candidate.written()
+        first = _FIRST_KEY.match(written)
+        if first is None:
+            return not written or bool(_CALL_START.match(written))
+        name = first["name"]
+        self._judged = name is not None or first["key"] != "name"
+        if name is not None and not self._in_wrapper:
+            return self._tools.find(name.strip()) is not None
+        return first["key"] in _CALL_KEYS
+
+    def _bare_calls(self, written: str) -> list[tuple[str, str]] | None:
+        """The calls in a JSON value; None unless it holds nothing else."""
+        value = json.loads(written)
+        items = value if isinstance(value, list) else [value]
+        calls = [self._bare_call(item) for item in items]
+        found = [call for call in calls if call is not None]
+        return found if found and len(found) == len(calls) else None
+
+    def _bare_call(self, value: object) -> tuple[str, str] | None:
+        if not isinstance(value, dict) or not value.keys() <= _CALL_KEYS:
+            return None
+        name = value.get("name")
+        known = self._tools.find(name.strip()) if isinstance(name, str) else None
+        keys = [key for key in ARGUMENT_KEYS if key in value]
+        if known is None or len(keys) != 1:
+            return None
+        arguments = value[keys[0]]
+        if isinstance(arguments, dict) and arguments.keys() >= {"type", "properties"}:
+            return None  # the tool's own description, recited
+        return known, unwrap_arguments(dump(arguments))
+
+    # Between calls
+
+    def _read_after(self, final: bool) -> bool:
+        """After a call or thinking: leftovers of its markup, the next call, or text."""
+        while True:
+            self._buffer = self._buffer.lstrip()
+            if not self._buffer:
+                return False
+            end = self._leftover(final)
+            if end == PARTIAL:
+                return False
+            if end == NO:
+                break
+            self._buffer = self._buffer[end:]
+        self._line_blank = True
+        if self._in_wrapper and self._buffer[0] == "{":
+            self._begin_call(JsonCall(self._tools), in_wrapper=True)
+            return True
+        self._in_wrapper = self._in_fence = False
+        self._leftover_brackets = ""
+        self._place = "text"
+        return True
+
+    def _leftover(self, final: bool) -> int:
+        closing = match_tag(self._buffer, 0, TOOL_CLOSE) if self._num_calls else NO
+        if closing > 0:
+            self._in_wrapper = False
+            return closing
+        if closing == PARTIAL and not final:
+            return PARTIAL
+        if self._in_fence and self._buffer[0] == "`":
+            return self._closing_fence(final)
+        return 1 if self._buffer[0] in self._leftover_brackets else NO
+
+    def _closing_fence(self, final: bool) -> int:
+        line, newline, _ = self._buffer.partition("\n")
+        if not newline and not final and not line.rstrip(" \t\r").strip("`"):
+            return PARTIAL
+        if line.strip() != "```":
+            return NO
+        self._in_fence = False
+        return len(line)
+
+
+_CALL_START = re.compile(r"\[?(?:\{|$)")
+_FIRST_KEY = re.compile(r'\[?\{"(?P<key>[^"\\]*)"(?:: "(?P<name>(?:[^"\\]|\\.)*)")?', re.DOTALL)
+
+
+def _held_prefix(text: str, tag: str) -> int:
+    """How many characters at the end of `text` may begin `tag`."""
+    return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
+
+
+def _may_be_fence(text: str) -> bool:
+    return re.fullmatch(r"`{1,3}[ \t]*\w*[ \t]*\r?", text) is not None

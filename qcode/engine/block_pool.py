@@ -1,0 +1,208 @@
+"""KV blocks: who holds which, and which of them already hold a given prefix.
+
+A block is `block_size` consecutive tokens of a sequence. A full block is indexed by the digest of
+all tokens up to its end, so that equal prefixes share blocks whoever computed them; the last,
+partly filled block of a finished sequence is remembered too and reused by copying. Released
+blocks keep their content until they are needed, least recently used first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from qcode.engine.sequence import Sequence
+
+_ROOT = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCopy:
+    """Copy the first `num_slots` slots of block `source` to block `target`, before the step."""
+
+    source: int
+    target: int
+    num_slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """What an indexed block holds: `tokens` follow the prefix with digest `parent`."""
+
+    parent: bytes
+    tokens: tuple[int, ...]
+    digest: bytes | None
+    """None for a partly filled block, which is never shared, only copied."""
+
+
+class BlockPool:
+    """Tensor-free bookkeeping; not thread-safe.
+
+    A block is in exactly one of three states: held by one or more sequences, idle (held by none,
+    content indexed) or free (content meaningless).
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_reuse: bool = True) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._prefix_reuse = prefix_reuse
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._references = [0] * num_blocks
+        self._contents: dict[int, _Content] = {}
+        self._by_digest: dict[bytes, int] = {}
+        self._children: dict[bytes, set[int]] = {}
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that can be handed out now, idle ones included."""
+        return len(self._free) + len(self._idle)
+
+    def reference_count(self, block: int) -> int:
+        return self._references[block]
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def admit(self, sequence: Sequence) -> list[BlockCopy] | None:
+        """Give a sequence without blocks room for all its tokens, reusing what holds its prefix,
+        and set its `num_computed_tokens`. Returns the copies to make first, or None (and changes
+        nothing) if there is no room. The last token is never taken from the cache: its logits
+        are needed."""
+        assert not sequence.blocks
+        if self._prefix_reuse:
+            self._attach_full_blocks(sequence)
+        if self.blocks_for(sequence.num_tokens) - len(sequence.blocks) > self.num_available:
+            self.release(sequence)
+            return None
+        num_cached = len(sequence.digests) * self.block_size
+        copies = self._attach_partial_block(sequence) if self._prefix_reuse else []
+        self.reserve(sequence, sequence.num_tokens)
+        sequence.num_computed_tokens = num_cached + sum(copy.num_slots for copy in copies)
+        return copies
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Blocks for the first `num_tokens` tokens: all of them, or none and False."""
+        missing = self.blocks_for(num_tokens) - len(sequence.blocks)
+        if missing > self.num_available:
+            return False
+        sequence.blocks.extend(self._take() for _ in range(missing))
+        return True
+
+    def commit(self, sequence: Sequence) -> None:
+        """Index the blocks that `num_computed_tokens` has filled since the last call."""
+        size = self.block_size
+        for index in range(len(sequence.digests), sequence.num_computed_tokens // size):
+            tokens = tuple(sequence.tokens[index * size : (index + 1) * size])
+            parent = sequence.digests[-1] if sequence.digests else _ROOT
+            digest = _digest(parent, tokens)
+            sequence.digests.append(digest)
+            if self._prefix_reuse and digest not in self._by_digest:
+                self._index(
+                    sequence.blocks[index], _Content(parent=parent, tokens=tokens, digest=digest)
+                )
+
+    def release(self, sequence: Sequence) -> None:
+        """Take back all blocks of a sequence. Idempotent."""
+        self.commit(sequence)
+        self._index_tail(sequence)
+        # The end of a sequence goes first: a prefix must outlive what follows it.
+        for block in reversed(sequence.blocks):
+            self._drop(block)
+        sequence.blocks.clear()
+        sequence.digests.clear()
+        sequence.num_computed_tokens = 0
+
+    def _attach_full_blocks(self, sequence: Sequence) -> None:
+        size = self.block_size
+        parent = _ROOT
+        for index in range((sequence.num_tokens - 1) // size):
+            digest = _digest(parent, tuple(sequence.tokens[index * size : (index + 1) * size]))
+            block = self._by_digest.get(digest)
+            if block is None:
+                return
+            self._hold(block)
+            sequence.blocks.append(block)
+            sequence.digests.append(digest)
+            parent = digest
+
+    def _attach_partial_block(self, sequence: Sequence) -> list[BlockCopy]:
+        start = len(sequence.digests) * self.block_size
+        wanted = sequence.tokens[start : min(start + self.block_size, sequence.num_tokens - 1)]
+        parent = sequence.digests[-1] if sequence.digests else _ROOT
+        source, num_slots = -1, 0
+        for block in self._children.get(parent, ()):
+            common = _common_prefix(self._contents[block].tokens, wanted)
+            if common > num_slots:
+                source, num_slots = block, common
+        if not num_slots:
+            return []
+        if source in self._idle:
+            self._idle.move_to_end(source)
+        # Even if the source is handed out next, it is written to only after this copy was made.
+        target = self._take()
+        sequence.blocks.append(target)
+        return [BlockCopy(source=source, target=target, num_slots=num_slots)]
+
+    def _index_tail(self, sequence: Sequence) -> None:
+        full = len(sequence.digests)
+        tokens = tuple(sequence.tokens[full * self.block_size : sequence.num_computed_tokens])
+        if not tokens or not self._prefix_reuse:
+            return
+        parent = sequence.digests[-1] if sequence.digests else _ROOT
+        siblings = self._children.get(parent, ())
+        if any(self._contents[block].tokens[: len(tokens)] == tokens for block in siblings):
+            return
+        self._index(sequence.blocks[full], _Content(parent=parent, tokens=tokens, digest=None))
+
+    def _index(self, block: int, content: _Content) -> None:
+        self._contents[block] = content
+        self._children.setdefault(content.parent, set()).add(block)
+        if content.digest is not None:
+            self._by_digest[content.digest] = block
+
+    def _forget(self, block: int) -> None:
+        content = self._contents.pop(block)
+        siblings = self._children[content.parent]
+        siblings.remove(block)
+        if not siblings:
+            del self._children[content.parent]
+        if content.digest is not None:
+            del self._by_digest[content.digest]
+
+    def _take(self) -> int:
+        if self._free:
+            block = self._free.pop()
+        else:
+            block, _ = self._idle.popitem(last=False)
+            self._forget(block)
+        self._references[block] = 1
+        return block
+
+    def _hold(self, block: int) -> None:
+        self._idle.pop(block, None)
+        self._references[block] += 1
+
+    def _drop(self, block: int) -> None:
+        self._references[block] -= 1
+        if self._references[block]:
+            return
+        if block in self._contents:
+            self._idle[block] = None
+        else:
+            self._free.append(block)
+
+
+def _digest(parent: bytes, tokens: tuple[int, ...]) -> bytes:
+    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
+
+
+def _common_prefix(left: tuple[int, ...], right: list[int]) -> int:
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -1,0 +1,149 @@
+"""Constrained decoding: which tokens may come next.
+
+Grammars are Lark grammars as llguidance reads them. llguidance runs an Earley parser over a
+lexer of derivatives and walks the vocabulary as a trie, so a mask costs well under a millisecond
+except inside long free strings.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from qcode.protocol.errors import EngineError
+
+if TYPE_CHECKING:
+    import tiktoken
+    from llguidance import LLMatcher, LLTokenizer
+
+
+class Constraint(Protocol):
+    """What one answer may consist of. Not thread-safe; used by one sequence."""
+
+    def allowed(self) -> Tensor | None:
+        """[V] bool: the tokens that may come next, tokens that end the answer included where it
+        may end; None while nothing is forbidden. Never raises: a constraint that broke allows
+        nothing, and `consume` says why."""
+        ...
+
+    def consume(self, token: int) -> None:
+        """Raises `EngineError` for a token that is not allowed."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing more can follow."""
+        ...
+
+
+class GrammarConstraint:
+    """The answer is a text of one grammar."""
+
+    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
+        self._matcher = matcher
+        self._num_tokens = num_tokens
+        self._bits = torch.zeros(-(-num_tokens // 32) * 4, dtype=torch.uint8)
+        self._shifts = torch.arange(8, dtype=torch.uint8)
+
+    def allowed(self) -> Tensor:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.data_ptr(), self._bits.numel())
+        if self._matcher.is_error():
+            self._bits.zero_()
+        unpacked = (self._bits[:, None] >> self._shifts) & 1
+        return unpacked.view(-1)[: self._num_tokens].bool()
+
+    def consume(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            raise EngineError(f"grammar: {self._matcher.get_error()}")
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+
+class ToolCallConstraint:
+    """Free text, but every call the model opens is one of the offered tools with arguments of
+    its schema, written as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`."""
+
+    def __init__(self, compiler: GrammarCompiler, grammar: str, opening_token: int) -> None:
+        self._compiler = compiler
+        self._grammar = grammar
+        self._opening_token = opening_token
+        self._call: GrammarConstraint | None = None
+
+    def allowed(self) -> Tensor | None:
+        return self._call.allowed() if self._call is not None else None
+
+    def consume(self, token: int) -> None:
+        if self._call is not None:
+            self._call.consume(token)
+            if self._call.is_complete:
+                self._call = None
+        elif token == self._opening_token:
+            self._call = self._compiler.compile(self._grammar)
+
+    @property
+    def is_complete(self) -> bool:
+        return False
+
+
+class GrammarCompiler:
+    """Grammars to constraints for one tokenizer. `compile` may be called from any thread.
+
+    The first call takes most of a second: llguidance builds its trie of the vocabulary then.
+    """
+
+    def __init__(
+        self, encoding: tiktoken.Encoding, *, num_tokens: int, eos_ids: Sequence[int]
+    ) -> None:
+        """`num_tokens` is the size of the model's vocabulary, not of the tokenizer's."""
+        self._encoding = encoding
+        self._num_tokens = num_tokens
+        self._eos_ids = list(eos_ids)
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+
+    def compile(self, grammar: str) -> GrammarConstraint:
+        """Raises `EngineError` with llguidance's message when the grammar is wrong."""
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._vocabulary(), grammar, log_level=0)
+        if matcher.is_error():
+            raise EngineError(f"the grammar does not compile: {matcher.get_error()}")
+        return GrammarConstraint(matcher, self._num_tokens)
+
+    def tool_calls(self, schemas: Iterable[tuple[str, dict[str, object]]]) -> ToolCallConstraint:
+        """A constraint for tools of these names and argument schemas (JSON Schema). Raises
+        `EngineError` where the vocabulary has no token for `<tool_call>` or a schema is wrong."""
+        special = self._encoding._special_tokens
+        if "<tool_call>" not in special or "</tool_call>" not in special:
+            raise EngineError("the vocabulary has no tokens for tool calls")
+        grammar = _tool_call_grammar(schemas)
+        self.compile(grammar)
+        return ToolCallConstraint(self, grammar, special["<tool_call>"])
+
+    def _vocabulary(self) -> LLTokenizer:
+        from llguidance.tiktoken import lltokenizer_from_encoding
+
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = lltokenizer_from_encoding(
+                    self._encoding, n_vocab=self._num_tokens, eos_token=self._eos_ids
+                )
+            return self._tokenizer
+
+
+def _tool_call_grammar(schemas: Iterable[tuple[str, dict[str, object]]]) -> str:
+    rules, names = [], []
+    for index, (name, schema) in enumerate(schemas):
+        opening = json.dumps("\n" + '{"name": ' + json.dumps(name) + ', "arguments": ')
+        rules.append(f'call_{index}: {opening} arguments_{index} "}}\\n"')
+        rules.append(f"arguments_{index}: %json {json.dumps(schema)}")
+        names.append(f"call_{index}")
+    return "\n".join([f"start: ({' | '.join(names)}) </tool_call>", *rules])

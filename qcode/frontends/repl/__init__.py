@@ -1,0 +1,1 @@
+"""The interactive program: read a prompt, run a turn, show it."""

@@ -1,0 +1,215 @@
+"""The interactive program: read a prompt, run a turn, show it, until the person leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from qcode.config.locations import Locations
+from qcode.config.options import RunOptions, SessionChoice
+from qcode.frontends.repl.input import PromptInput
+from qcode.frontends.repl.slash_commands import SLASH_COMMANDS, next_mode, run_command
+from qcode.protocol.errors import QcodeError
+from qcode.protocol.permissions import Mode, PermissionRequest
+from qcode.sandbox.terminal_text import printable
+
+if TYPE_CHECKING:
+    from qcode.agent.agent import Agent
+    from qcode.frontends.repl.transcript import Transcript
+    from qcode.protocol.permissions import Approver
+
+# A second Ctrl-C within this time leaves.
+HURRY_S = 2.0
+INTERRUPTED = 130
+
+OpenAgent = Callable[[RunOptions, "Approver"], "Agent"]
+
+
+class Repl:
+    """One person at one terminal. `open_agent` may block and is called in a thread, with the
+    first prompt: until then nothing heavy is loaded, so that the prompt is there at once."""
+
+    def __init__(
+        self, options: RunOptions, *, console: Console, prompt: PromptInput, open_agent: OpenAgent
+    ) -> None:
+        self._options = options
+        self._console = console
+        self._prompt = prompt
+        self._open_agent = open_agent
+        self._agent: Agent | None = None
+        self._transcript: Transcript | None = None
+        self._mode: Mode | None = None
+        self._leaving = False
+        self._interrupted_s = float("-inf")
+
+    # What the /commands see.
+
+    @property
+    def mode(self) -> Mode:
+        if self._agent is not None:
+            return self._agent.mode
+        return self._mode or Mode(str(self._options.flags.get("approval_mode", Mode.DEFAULT)))
+
+    @property
+    def model_name(self) -> str:
+        if self._agent is not None:
+            return self._agent.backend.model.name
+        return str(self._options.flags.get("model", "")) or "chosen with the first prompt"
+
+    @property
+    def session_id(self) -> str:
+        return "" if self._agent is None else self._agent.session.id
+
+    def set_mode(self, mode: Mode) -> None:
+        self._mode = mode
+        if self._agent is not None:
+            self._agent.mode = mode
+
+    def new_session(self) -> None:
+        self._agent = None
+        self._options = self._options_with(SessionChoice())
+
+    def leave(self) -> None:
+        self._leaving = True
+
+    def next_mode(self) -> None:
+        self.set_mode(next_mode(self.mode))
+
+    def toolbar(self) -> str:
+        model = "" if self._agent is None else f" · {printable(self.model_name)}"
+        return f" {self.mode}{model} · Shift+Tab mode · /help"
+
+    # The loop.
+
+    async def run(self) -> int:
+        """Reads and works until the person leaves. Returns the exit code."""
+        while not self._leaving:
+            try:
+                text = (await self._prompt.read()).strip()
+            except KeyboardInterrupt:
+                if self._hurried():
+                    return INTERRUPTED
+                continue
+            except EOFError:
+                break
+            if text.startswith("/") and "\n" not in text:
+                self._say(run_command(text, self))
+            elif text:
+                await self._turn(text)
+        if self.session_id:
+            self._say(f"Go on with it: qcode --resume {self.session_id}")
+        return 0
+
+    async def _turn(self, text: str) -> None:
+        from qcode.frontends.repl.transcript import Transcript
+
+        try:
+            agent = await self._ready_agent()
+        except QcodeError as error:
+            self._show_error(error)
+            return
+        self._transcript = Transcript(self._console)
+        with self._transcript, self._interrupts(agent):
+            async with aclosing(agent.run(text)) as events:
+                async for event in events:
+                    self._transcript.show(event)
+        self._transcript = None
+
+    async def _ready_agent(self) -> Agent:
+        if self._agent is None:
+            from qcode.frontends.repl.approval import TerminalApprover
+
+            approver = TerminalApprover(self._console, quiet=self._quiet, rule_for=self._rule_for)
+            agent = await asyncio.to_thread(self._open_agent, self._options, approver)
+            if self._mode is not None:
+                agent.mode = self._mode
+            self._agent = agent
+        return self._agent
+
+    def _rule_for(self, request: PermissionRequest) -> str | None:
+        return None if self._agent is None else self._agent.suggested_rule(request)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keeps the transcript off the terminal while something else uses it."""
+        transcript = self._transcript
+        if transcript is not None:
+            transcript.pause()
+        try:
+            yield
+        finally:
+            if transcript is not None:
+                transcript.resume()
+
+    @contextmanager
+    def _interrupts(self, agent: Agent) -> Iterator[None]:
+        """Ctrl-C stops the turn; a second one soon after leaves the program."""
+        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            if self._hurried():
+                self._restore_terminal()
+                os._exit(INTERRUPTED)
+            agent.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _hurried(self) -> bool:
+        now = time.monotonic()
+        hurried = now - self._interrupted_s < HURRY_S
+        self._interrupted_s = now
+        return hurried
+
+    def _restore_terminal(self) -> None:
+        if self._transcript is not None:
+            self._transcript.pause()
+        self._console.show_cursor(True)
+
+    async def close(self) -> None:
+        if self._agent is not None:
+            await self._agent.backend.aclose()
+            self._agent.session.close()
+
+    def _options_with(self, session: SessionChoice) -> RunOptions:
+        from dataclasses import replace
+
+        return replace(self._options, session=session)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._console.print(Text(printable(text)), soft_wrap=True)
+
+    def _show_error(self, error: QcodeError) -> None:
+        self._console.print(Text(printable(error.message), "red"), soft_wrap=True)
+        if error.hint:
+            self._console.print(Text(f"hint: {printable(error.hint)}"), soft_wrap=True)
+
+
+async def run_repl(options: RunOptions, open_agent: OpenAgent) -> int:
+    """Runs the conversation on this process's terminal and returns the exit code."""
+    console = Console()
+    repl: Repl
+    prompt = PromptInput(
+        history_file=Locations.from_environment(os.environ).input_history,
+        commands=[(command.name, command.description) for command in SLASH_COMMANDS],
+        toolbar=lambda: repl.toolbar(),
+        next_mode=lambda: repl.next_mode(),
+    )
+    repl = Repl(options, console=console, prompt=prompt, open_agent=open_agent)
+    console.print(Text("qcode", "bold"), Text("/help lists the commands, Ctrl-D leaves", "dim"))
+    try:
+        return await repl.run()
+    finally:
+        await repl.close()

@@ -1,0 +1,223 @@
+"""Events -> the terminal. Finished blocks are printed once into the scrollback; below them one
+small live region shows what is going on now, and is erased when it is over."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import assert_never
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from qcode.frontends.repl.diff_view import render_diff
+from qcode.frontends.repl.markdown_stream import MarkdownStream
+from qcode.protocol.chunks import (
+    PrefillProgress,
+    ReasoningDelta,
+    Retrying,
+    TextDelta,
+    ToolCallDelta,
+)
+from qcode.protocol.events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    ContextCompacted,
+    Event,
+    MessageAdded,
+    Notice,
+    StepStarted,
+    ToolFinished,
+    ToolProgress,
+    ToolStarted,
+    TurnFinished,
+    TurnStarted,
+)
+from qcode.protocol.permissions import DiffDisplay
+from qcode.protocol.tools import TodoDisplay
+from qcode.sandbox.terminal_text import printable
+
+LIVE_LINES = 8
+OUTPUT_LINES = 6
+REFRESHES_PER_SECOND = 10
+
+_TODO_MARKS = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
+
+
+class Transcript:
+    """Shows one turn after another on a console. Use it as a context manager around a turn."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._markdown = MarkdownStream()
+        self._activity = "thinking"
+        self._tail = ""
+        self._tokens = 0
+        self._started_s = time.monotonic()
+        self._live: Live | None = None
+        self._spinner = Spinner("dots" if console.encoding == "utf-8" else "line")
+
+    def __enter__(self) -> Transcript:
+        self._started_s = time.monotonic()
+        self._tokens = 0
+        self._set_activity("thinking")
+        self.resume()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """Takes the live region away, so that something else can use the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def resume(self) -> None:
+        if self._live is None and self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._live_region,
+                refresh_per_second=REFRESHES_PER_SECOND,
+                transient=True,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+
+    def show(self, event: Event) -> None:
+        match event:
+            case TextDelta(text=text):
+                self._show_text(text)
+            case ReasoningDelta():
+                self._tokens += 1
+                self._set_activity("thinking")
+            case ToolCallDelta(name=name):
+                self._tokens += 1
+                if name:
+                    self._flush_text()
+                    self._set_activity(f"writing a call of {printable(name)}")
+            case PrefillProgress():
+                self._set_activity(_prefill(event))
+            case Retrying(wait_s=wait_s, reason=reason):
+                self._markdown = MarkdownStream()
+                self._print(Text(f"retrying in {wait_s:.0f} s: {printable(reason)}", "yellow"))
+            case ToolStarted(title=title):
+                self._flush_text()
+                self._set_activity(printable(title))
+            case ToolProgress(text=text):
+                self._tail = (self._tail + text)[-4000:]
+            case ToolFinished():
+                self._show_tool(event)
+                self._set_activity("thinking")
+            case ApprovalRequested():
+                self._flush_text()
+                self._set_activity("waiting for your answer")
+            case ContextCompacted(before_tokens=before, after_tokens=after):
+                self._print(Text(f"history shortened: {before:,} -> {after:,} tokens", "dim"))
+            case Notice(text=text, level=level):
+                self._flush_text()
+                style = "yellow" if level == "warning" else "dim"
+                self._print(Text(f"· {printable(text)}", style))
+            case TurnFinished():
+                self._finish(event)
+            case StepStarted():
+                self._flush_text()
+                self._set_activity("thinking")
+            case MessageAdded() | TurnStarted() | ApprovalResolved():
+                pass
+            case _:
+                assert_never(event)
+
+    def _show_text(self, text: str) -> None:
+        self._tokens += 1
+        self._set_activity("writing")
+        for block in self._markdown.feed(printable(text)):
+            self._print(Markdown(block))
+
+    def _flush_text(self) -> None:
+        rest = self._markdown.finish()
+        if rest.strip():
+            self._print(Markdown(rest))
+
+    def _show_tool(self, event: ToolFinished) -> None:
+        result = event.result
+        mark, style = ("x", "red") if result.is_error else ("*", "green")
+        line = Text()
+        line.append(f"{mark} ", style=style)
+        line.append(printable(event.title))
+        if event.duration_s >= 1:
+            line.append(f"  {event.duration_s:.1f} s", style="dim")
+        self._print(line)
+        match result.display:
+            case DiffDisplay():
+                self._print(Padding(render_diff(result.display), (0, 0, 0, 2)))
+            case TodoDisplay(items=items):
+                for item in items:
+                    self._print(Text(f"  {_TODO_MARKS[item.status]} {printable(item.content)}"))
+            case shown:
+                text = result.content if shown is None else shown.text
+                if result.is_error or result.exit_code is not None:
+                    self._print(Text(_folded(printable(text)), "dim"))
+
+    def _finish(self, event: TurnFinished) -> None:
+        self._flush_text()
+        if event.reason == "cancelled":
+            self._print(Text("Stopped. What was said so far is kept.", "yellow"))
+        if event.error is not None:
+            self._print(Text(f"{printable(event.error.message)}", "red"))
+            if event.error.hint:
+                self._print(Text(f"hint: {printable(event.error.hint)}"))
+        seconds = time.monotonic() - self._started_s
+        usage = event.usage
+        summary = f"{seconds:.0f} s · {usage.input_tokens:,} tokens in"
+        if usage.cached_tokens:
+            summary += f" ({usage.cached_tokens:,} cached)"
+        self._print(Text(f"{summary} · {usage.output_tokens:,} out", "dim"))
+
+    def _print(self, renderable: RenderableType) -> None:
+        self._console.print(renderable, soft_wrap=isinstance(renderable, Text))
+
+    def _set_activity(self, activity: str) -> None:
+        if activity != self._activity:
+            self._activity = activity
+            self._tail = ""
+
+    def _live_region(self) -> RenderableType:
+        width = self._console.width
+        lines = (self._markdown.tail or printable(self._tail)).splitlines()
+        grid = Table.grid()
+        for line in lines[-LIVE_LINES:]:
+            grid.add_row(Text(line[: width - 1], "dim", no_wrap=True, overflow="crop"))
+        seconds = time.monotonic() - self._started_s
+        status = f"{self._activity}  {seconds:.0f} s"
+        if self._tokens:
+            status += f"  {self._tokens} tokens"
+        row = Table.grid(padding=(0, 1))
+        row.add_row(self._spinner, Text(status[: max(width - 4, 1)], "dim", no_wrap=True))
+        row.add_row("", Text("Ctrl-C stops", "dim"))
+        grid.add_row(row)
+        return grid
+
+
+def _prefill(progress: PrefillProgress) -> str:
+    total = max(progress.total_tokens, 1)
+    percent = 100 * progress.done_tokens // total
+    return f"reading {total:,} tokens: {percent} %"
+
+
+def _folded(text: str) -> str:
+    lines = text.strip().splitlines()
+    hidden = len(lines) - OUTPUT_LINES
+    shown = lines[-OUTPUT_LINES:]
+    head = [f"  … {hidden} lines above"] if hidden > 0 else []
+    return "\n".join([*head, *(f"  {line}" for line in shown)])

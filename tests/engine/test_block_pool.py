@@ -1,0 +1,163 @@
+"""The pool against a model of the cache: every slot remembers which prefix was written to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from qcode.engine.block_pool import BlockPool
+from qcode.engine.sampler import ResolvedSampling
+from qcode.engine.sequence import RequestId, Sequence
+
+GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
+BLOCK_SIZE = 4
+
+
+def sequence_of(tokens: list[int]) -> Sequence:
+    return Sequence(
+        id=RequestId(0),
+        tokens=list(tokens),
+        num_prompt_tokens=len(tokens),
+        num_answer_tokens=0,
+        max_tokens=100,
+        sampling=GREEDY,
+    )
+
+
+def compute_all(pool: BlockPool, sequence: Sequence) -> None:
+    assert pool.reserve(sequence, sequence.num_tokens)
+    sequence.num_computed_tokens = sequence.num_tokens
+    pool.commit(sequence)
+
+
+def test_a_released_prefix_is_reused_up_to_the_last_token() -> None:
+    pool = BlockPool(8, BLOCK_SIZE)
+    first = sequence_of([1, 2, 3, 4, 5, 6])
+    assert pool.admit(first) == []
+    compute_all(pool, first)
+    first_blocks = list(first.blocks)
+    pool.release(first)
+
+    second = sequence_of([1, 2, 3, 4, 5, 6])
+    copies = pool.admit(second)
+
+    assert copies is not None
+    assert [copy.num_slots for copy in copies] == [1]
+    assert second.blocks[0] == first_blocks[0]
+    assert second.num_computed_tokens == 5
+
+
+def test_a_branch_copies_the_part_of_a_block_it_shares() -> None:
+    pool = BlockPool(8, BLOCK_SIZE)
+    first = sequence_of([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    pool.admit(first)
+    compute_all(pool, first)
+
+    branch = sequence_of([1, 2, 3, 4, 5, 6, 70, 80])
+    copies = pool.admit(branch)
+
+    assert copies is not None
+    assert (copies[0].source, copies[0].num_slots) == (first.blocks[1], 2)
+    assert branch.blocks[0] == first.blocks[0]
+    assert branch.blocks[1] != first.blocks[1]
+    assert branch.num_computed_tokens == 6
+
+
+def test_a_request_without_room_changes_nothing() -> None:
+    pool = BlockPool(3, BLOCK_SIZE)
+    holder = sequence_of([1, 2, 3, 4, 5])
+    pool.admit(holder)
+    compute_all(pool, holder)
+
+    late = sequence_of([1, 2, 3, 4, 6, 7, 8, 9, 10])
+
+    assert pool.admit(late) is None
+    assert late.blocks == []
+    assert late.num_computed_tokens == 0
+    assert pool.num_available == 1
+    assert [pool.reference_count(block) for block in holder.blocks] == [1, 1]
+
+
+def test_without_prefix_reuse_nothing_is_shared() -> None:
+    pool = BlockPool(8, BLOCK_SIZE, prefix_reuse=False)
+    first = sequence_of(list(range(8)))
+    pool.admit(first)
+    compute_all(pool, first)
+    pool.release(first)
+    second = sequence_of(list(range(8)))
+
+    assert pool.admit(second) == []
+    assert second.num_computed_tokens == 0
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Sequences over a tiny alphabet come, grow and go in a pool that is always too small."""
+
+    NUM_BLOCKS = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(self.NUM_BLOCKS, BLOCK_SIZE)
+        self.live: list[Sequence] = []
+        self.written: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
+    def admit(self, tokens: list[int]) -> None:
+        sequence = sequence_of(tokens)
+        copies = self.pool.admit(sequence)
+        if copies is None:
+            assert sequence.blocks == []
+            return
+        for copy in copies:
+            for offset in range(copy.num_slots):
+                self.written[copy.target, offset] = self.written[copy.source, offset]
+        assert sequence.num_computed_tokens < sequence.num_tokens
+        self.live.append(sequence)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def compute_some(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.live))
+        start = sequence.num_computed_tokens
+        count = data.draw(st.integers(0, sequence.num_tokens - start))
+        for position in range(start, start + count):
+            slot = sequence.blocks[position // BLOCK_SIZE], position % BLOCK_SIZE
+            self.written[slot] = tuple(sequence.tokens[: position + 1])
+        sequence.num_computed_tokens += count
+        self.pool.commit(sequence)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), token=st.integers(0, 1))
+    def append(self, data: st.DataObject, token: int) -> None:
+        sequence = data.draw(st.sampled_from(self.live))
+        if self.pool.reserve(sequence, sequence.num_tokens + 1):
+            sequence.tokens.append(token)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.live))
+        self.live.remove(sequence)
+        self.pool.release(sequence)
+        self.pool.release(sequence)
+
+    @invariant()
+    def computed_tokens_are_in_the_cache(self) -> None:
+        for sequence in self.live:
+            for position in range(sequence.num_computed_tokens):
+                slot = sequence.blocks[position // BLOCK_SIZE], position % BLOCK_SIZE
+                assert self.written[slot] == tuple(sequence.tokens[: position + 1])
+
+    @invariant()
+    def counts_balance(self) -> None:
+        held = Counter(block for sequence in self.live for block in sequence.blocks)
+        for block in range(self.NUM_BLOCKS):
+            assert self.pool.reference_count(block) == held[block]
+        assert self.pool.num_available == self.NUM_BLOCKS - len(held)
+
+
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPool = PoolMachine.TestCase

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcode.engine.model_config import GenerationDefaults
+from qcode.engine.sampler import (
+    FIRST_CANDIDATES,
+    Choice,
+    ResolvedSampling,
+    SamplingRow,
+    SeenTokens,
+    resolve,
+    sample,
+    uniform,
+)
+from qcode.protocol.errors import EngineError
+from qcode.protocol.sampling import SamplingParams
+
+
+def sampling(
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+) -> ResolvedSampling:
+    return ResolvedSampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+
+
+def draw_many(logits: torch.Tensor, params: ResolvedSampling, count: int = 4000) -> list[float]:
+    rows = [SamplingRow(sampling=params, position=i) for i in range(count)]
+    drawn = Counter(choice.token for choice in sample(logits.repeat(count, 1), rows))
+    return [drawn[token] / count for token in range(logits.shape[-1])]
+
+
+def transformers_probabilities(logits: torch.Tensor, params: ResolvedSampling) -> torch.Tensor:
+    """What transformers' own processors leave to draw from."""
+    from transformers.generation.logits_process import (
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    ids = torch.zeros(1, 0, dtype=torch.int64)
+    scores = TemperatureLogitsWarper(params.temperature)(ids, logits[None].clone())
+    if params.top_k:
+        scores = TopKLogitsWarper(params.top_k)(ids, scores)
+    if params.top_p < 1:
+        scores = TopPLogitsWarper(params.top_p)(ids, scores)
+    return torch.softmax(scores, dim=-1)[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        sampling(),
+        sampling(temperature=0.5),
+        sampling(top_k=3),
+        sampling(top_p=0.6),
+        sampling(temperature=1.5, top_k=4, top_p=0.8),
+    ],
+)
+def test_draws_are_distributed_as_transformers_defines_them(params: ResolvedSampling) -> None:
+    logits = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.7, -3.0])
+    expected = transformers_probabilities(logits, params)
+
+    drawn = draw_many(logits, params)
+
+    for frequency, probability in zip(drawn, expected.tolist(), strict=True):
+        assert abs(frequency - probability) < 4 * math.sqrt(0.25 / 4000)
+        assert (frequency > 0) <= (probability > 0)
+
+
+def test_a_flat_distribution_reaches_past_the_first_candidates() -> None:
+    logits = torch.zeros(4 * FIRST_CANDIDATES)
+    rows = [SamplingRow(sampling=sampling(top_p=0.999), position=i) for i in range(200)]
+
+    tokens = {choice.token for choice in sample(logits.repeat(200, 1), rows)}
+
+    assert len(tokens) > 150
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**63),
+    top_k=st.sampled_from([0, 5]),
+    top_p=st.sampled_from([0.5, 1.0]),
+    position=st.integers(0, 1000),
+)
+def test_a_row_is_the_same_alone_and_in_a_batch(
+    seed: int, top_k: int, top_p: float, position: int
+) -> None:
+    logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(seed % 1000))
+    params = sampling(seed=seed, top_k=top_k, top_p=top_p)
+    row = SamplingRow(sampling=params, position=position)
+    others = [SamplingRow(sampling=sampling(temperature=t), position=1) for t in (0.0, 2.0)]
+
+    alone = sample(logits[1:2].clone(), [row])
+    together = sample(logits.clone(), [others[0], row, others[1]])
+
+    assert alone[0] == together[1]
+
+
+def test_uniform_draws_fill_the_unit_interval_and_differ_by_seed() -> None:
+    draws = [uniform(seed, position) for seed in range(50) for position in range(50)]
+
+    assert all(0 <= draw < 1 for draw in draws)
+    assert len(set(draws)) == len(draws)
+    tenths = Counter(int(10 * draw) for draw in draws)
+    assert all(180 < tenths[i] < 320 for i in range(10))
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    logits = torch.tensor([[2.0, 1.9, -1.0, -1.05, 0.0]])
+    seen = SeenTokens([0])
+    for token in (3, 0, 3, 4):
+        seen.add(token)
+    expected = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 3, 4]]), logits.clone())
+
+    penalised = logits.clone()
+    params = sampling(temperature=0, repetition_penalty=1.5)
+    choice = sample(penalised, [SamplingRow(sampling=params, position=0, seen=seen)])
+
+    assert torch.equal(penalised, expected)
+    assert choice[0].token == 1
+
+
+def test_seen_tokens_grow_without_duplicates() -> None:
+    seen = SeenTokens(range(10))
+    for token in [*range(500), *range(500)]:
+        seen.add(token)
+
+    assert sorted(seen.ids.tolist()) == list(range(500))
+
+
+def test_forbidden_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([5.0, 4.0, 0.0, 1.0])
+    allowed = torch.tensor([False, False, True, True])
+    rows = [
+        SamplingRow(sampling=sampling(temperature=2, top_k=k), position=i, allowed=allowed)
+        for i in range(200)
+        for k in (0, 3)
+    ]
+
+    tokens = {choice.token for choice in sample(logits.repeat(400, 1), rows)}
+
+    assert tokens == {2, 3}
+
+
+def test_the_trace_tells_the_models_own_probabilities_among_the_allowed() -> None:
+    logits = torch.tensor([[9.0, 2.0, 1.0, 0.0]])
+    allowed = torch.tensor([False, True, True, True])
+    seen = SeenTokens([1])
+    params = sampling(temperature=0, repetition_penalty=10)
+    row = SamplingRow(sampling=params, position=0, seen=seen, allowed=allowed, trace=True)
+    own = torch.softmax(torch.tensor([2.0, 1.0, 0.0]), dim=-1).tolist()
+
+    (choice,) = sample(logits, [row])
+
+    assert choice == Choice(
+        token=2,
+        probability=pytest.approx(own[1]),
+        runner_up=1,
+        runner_up_probability=pytest.approx(own[0]),
+    )
+
+
+def test_what_is_left_open_comes_from_the_checkpoint_then_from_the_family() -> None:
+    own = GenerationDefaults(temperature=0.3, top_k=7)
+
+    resolved = resolve(SamplingParams(temperature=0.0, seed=5), own)
+
+    assert resolved == ResolvedSampling(
+        temperature=0.0, top_p=0.8, top_k=7, repetition_penalty=1.05, seed=5
+    )
+    assert resolve(SamplingParams(), own).temperature == 0.3
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=-1),
+        SamplingParams(temperature=math.nan),
+        SamplingParams(top_p=0),
+        SamplingParams(top_p=1.5),
+        SamplingParams(top_k=-1),
+        SamplingParams(repetition_penalty=0),
+        SamplingParams(repetition_penalty=math.inf),
+        SamplingParams(seed=2**70),
+        SamplingParams(max_tokens=0),
+    ],
+)
+def test_values_out_of_range_are_refused(params: SamplingParams) -> None:
+    with pytest.raises(EngineError, match="out of range"):
+        resolve(params, GenerationDefaults())

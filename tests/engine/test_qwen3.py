@@ -8,16 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_checkpoint import FAMILIES, Family, write_gguf, write_safetensors
+from random_checkpoint import (
+    FAMILIES,
+    Family,
+    Weights,
+    random_config,
+    random_weights,
+    write_gguf,
+    write_safetensors,
+)
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.models.loading import LoadedModel, load_model
+from qcode.protocol.errors import CheckpointError
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 64
 TOLERANCE = 1e-4
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 TOKENS = torch.randint(0, 389, (37,), generator=torch.Generator().manual_seed(3)).tolist()
 OTHER_TOKENS = torch.randint(0, 389, (11,), generator=torch.Generator().manual_seed(4)).tolist()
@@ -114,3 +124,119 @@ def test_sequences_of_one_batch_do_not_see_each_other(
     second = run.step({0: TOKENS[20:], 1: OTHER_TOKENS[-1:]})
     assert_close(torch.cat([first[10:], second[:17]]), expected)
     assert_close(torch.cat([first[:10], second[17:]]), other)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("qwen2", {"tie_word_embeddings": False}),
+        ("qwen3", {"tie_word_embeddings": True, "attention_bias": True}),
+        ("qwen3", {"num_key_value_heads": 4, "rope_theta": 1e6, "rms_norm_eps": 1e-5}),
+        ("qwen3_moe", {"norm_topk_prob": False, "mlp_only_layers": [], "num_experts_per_tok": 1}),
+        (
+            "qwen3_moe",
+            {"rope_scaling": YARN, "num_attention_heads": 6, "tie_word_embeddings": True},
+        ),
+        ("qwen3", {"rope_scaling": {**YARN, "factor": 2.5, "attention_factor": 1.3}}),
+    ],
+)
+def test_what_a_checkpoint_may_vary(
+    family: Family, changes: dict[str, object], tmp_path: Path
+) -> None:
+    write_safetensors(tmp_path, family, **changes)
+    run = PagedRun(load_model(tmp_path))
+    assert_close(run.step({0: TOKENS}), reference_logits(tmp_path, TOKENS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_written_by_transformers(family: Family, tmp_path: Path) -> None:
+    original = write_safetensors(tmp_path / "original", family, rope_scaling=YARN)
+    saved = tmp_path / "saved"
+    reference = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
+    reference.save_pretrained(saved, max_shard_size="100KB")
+    (saved / "tokenizer.json").write_bytes((original / "tokenizer.json").read_bytes())
+    assert (saved / "model.safetensors.index.json").exists()
+    run = PagedRun(load_model(saved))
+    assert_close(run.step({0: TOKENS}), reference_logits(original, TOKENS))
+
+
+def test_experts_stored_as_one_tensor(tmp_path: Path) -> None:
+    config, apart = random_config("qwen3_moe"), tmp_path / "apart"
+    weights = random_weights(config)
+    write_safetensors(apart, "qwen3_moe", weights=weights)
+    fused = {name: tensor for name, tensor in weights.items() if ".experts." not in name}
+    for layer in (0, 2):
+        name = f"model.layers.{layer}.mlp.experts"
+        gate, up, down = (
+            torch.stack([weights[f"{name}.{i}.{part}_proj.weight"] for i in range(8)])
+            for part in ("gate", "up", "down")
+        )
+        fused |= {f"{name}.gate_up_proj": torch.cat((gate, up), dim=1), f"{name}.down_proj": down}
+    write_safetensors(tmp_path / "fused", "qwen3_moe", weights=fused)
+    logits = PagedRun(load_model(tmp_path / "fused")).step({0: TOKENS})
+    assert_close(logits, reference_logits(apart, TOKENS))
+
+
+def test_half_precision_weights_computed_in_float32(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, "qwen3", dtype=torch.bfloat16, num_shards=3)
+    run = PagedRun(load_model(tmp_path))
+    assert_close(run.step({0: TOKENS}), reference_logits(tmp_path, TOKENS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("matrix_type", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+def test_gguf_equals_its_weights_unpacked(family: Family, matrix_type: str, tmp_path: Path) -> None:
+    weights = write_gguf(tmp_path / "model.gguf", family, matrix_type=matrix_type)
+    check_against_unpacked(tmp_path, family, weights, exact=matrix_type in ("F32", "F16", "BF16"))
+
+
+@pytest.mark.parametrize("matrix_type", ["Q4_K", "Q5_K", "Q6_K"])
+def test_gguf_with_blocks_of_256(matrix_type: str, tmp_path: Path) -> None:
+    changes = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 256,
+        "num_attention_heads": 8,
+    }
+    path = tmp_path / "model.gguf"
+    weights = write_gguf(path, "qwen3_moe", matrix_type=matrix_type, **changes)
+    check_against_unpacked(tmp_path, "qwen3_moe", weights, exact=False, **changes)
+
+
+def check_against_unpacked(
+    path: Path, family: Family, weights: Weights, *, exact: bool, **changes: object
+) -> None:
+    """The GGUF file in `path` computes what the same weights do, stored as safetensors.
+
+    Fast kernels round activations to eight bits, so packed weights agree only nearly.
+    """
+    tied = "lm_head.weight" not in weights
+    changes |= {"tie_word_embeddings": tied}
+    write_safetensors(path / "unpacked", family, weights=weights, **changes)
+    expected = PagedRun(load_model(path / "unpacked")).step({0: TOKENS})
+    actual = PagedRun(load_model(path / "model.gguf")).step({0: TOKENS})
+    error = (actual - expected).norm() / expected.norm()
+    assert error.item() < (1e-5 if exact else 0.05)
+
+
+def test_progress_rises_to_one(directory: Path) -> None:
+    fractions: list[float] = []
+    load_model(directory, progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, "qwen3")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 4}))
+    with pytest.raises(CheckpointError, match=r"k_proj.weight.*\[64, 64\].*\[128, 64\]"):
+        load_model(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    write_safetensors(tmp_path, "qwen2")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(CheckpointError, match=r"model\.layers\.3\.\S+ is missing"):
+        load_model(tmp_path)

@@ -239,7 +239,9 @@ def _checked(config: ModelConfig, source: str) -> ModelConfig:
 
 
 def _experts_from_json(fields: _Fields, num_layers: int) -> ExpertsConfig | None:
-    num_experts = fields.integer("num_experts", low=0, high=MAX_WIDTH)
+    # transformers 5 writes num_local_experts, all published files have num_experts.
+    key = "num_experts" if fields.get("num_experts") is not None else "num_local_experts"
+    num_experts = fields.integer(key, low=0, high=MAX_WIDTH)
     step = fields.integer("decoder_sparse_step", default=1)
     dense = fields.integers("mlp_only_layers")
     layers = frozenset(

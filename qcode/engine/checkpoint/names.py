@@ -26,7 +26,6 @@ _GGUF_LAYER = {
     "mlp.gate": "ffn_gate_inp",
     "mlp.experts.gate_proj": "ffn_gate_exps",
     "mlp.experts.up_proj": "ffn_up_exps",
-    "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
 }
 _LAYER_PREFIX = "model.layers."
@@ -49,3 +48,12 @@ def one_expert(name: str, expert: int) -> str:
 def stacked_experts(name: str) -> str:
     """The name of all experts' matrices in a safetensors file that stacks them."""
     return name.removesuffix(".weight")
+
+
+def fused_experts(name: str) -> tuple[str, int]:
+    """The name of the tensor that holds the rows of gate_proj and then those of up_proj.
+
+    With it, which half of the rows `name` means: 0 or 1.
+    """
+    prefix, _, projection = stacked_experts(name).rpartition(".")
+    return f"{prefix}.gate_up_proj", int(projection == "up_proj")

@@ -12,7 +12,7 @@ from torch import Tensor
 from qcode.engine.checkpoint.config import config_from_gguf, config_from_json
 from qcode.engine.checkpoint.gguf import MAGIC, GgufFile
 from qcode.engine.checkpoint.json_file import read_json
-from qcode.engine.checkpoint.names import gguf_name, one_expert, stacked_experts
+from qcode.engine.checkpoint.names import fused_experts, gguf_name, one_expert, stacked_experts
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.quantization.ggml import (
@@ -38,8 +38,6 @@ class Checkpoint(Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
-
-    def __contains__(self, name: str) -> bool: ...
 
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         """The matrix `shape` [out, in], in the format it is stored in."""
@@ -88,9 +86,6 @@ class GgufCheckpoint:
         self._dtype = dtype
         self._device = device
 
-    def __contains__(self, name: str) -> bool:
-        return gguf_name(name) in self.file.tensors
-
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         raw, ggml_type = self._raw(name, shape)
         if checked_type(ggml_type) in FLOAT_DTYPES:
@@ -130,9 +125,6 @@ class SafetensorsCheckpoint:
         self._dtype = dtype
         self._device = device
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         return DenseWeight(self.tensor(name, shape))
 
@@ -144,14 +136,19 @@ class SafetensorsCheckpoint:
         return file.tensor(name).to(self._device, self._dtype)
 
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
-        num_experts, *matrix = shape
-        stacked = stacked_experts(name)
-        if stacked in self._files:
-            return [DenseWeight(expert) for expert in self.tensor(stacked, shape)]
-        return [
-            DenseWeight(self.tensor(one_expert(name, expert), tuple(matrix)))
-            for expert in range(num_experts)
-        ]
+        num_experts, rows, columns = shape
+        if one_expert(name, 0) in self._files:
+            return [
+                self.weight(one_expert(name, expert), (rows, columns))
+                for expert in range(num_experts)
+            ]
+        if stacked_experts(name) in self._files:
+            stacked = self.tensor(stacked_experts(name), shape)
+        else:
+            fused, half = fused_experts(name)
+            stacked = self.tensor(fused, (num_experts, 2 * rows, columns))
+            stacked = stacked[:, half * rows : (half + 1) * rows]
+        return [DenseWeight(expert) for expert in stacked]
 
 
 def _open_shards(path: Path) -> Mapping[str, SafetensorsFile]:

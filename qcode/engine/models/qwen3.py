@@ -167,19 +167,17 @@ def _dense_mlp(checkpoint: Checkpoint, name: str) -> GatedMLP:
 def _mixture_of_experts(
     checkpoint: Checkpoint, name: str, config: ExpertsConfig
 ) -> MixtureOfExperts:
-    count, wide, narrow = (
-        config.num_experts,
-        config.intermediate_size,
-        checkpoint.config.hidden_size,
-    )
+    hidden = checkpoint.config.hidden_size
+    wide = (config.num_experts, config.intermediate_size, hidden)
+    narrow = (config.num_experts, hidden, config.intermediate_size)
     experts = zip(
-        checkpoint.experts(f"{name}.experts.gate_proj.weight", (count, wide, narrow)),
-        checkpoint.experts(f"{name}.experts.up_proj.weight", (count, wide, narrow)),
-        checkpoint.experts(f"{name}.experts.down_proj.weight", (count, narrow, wide)),
+        checkpoint.experts(f"{name}.experts.gate_proj.weight", wide),
+        checkpoint.experts(f"{name}.experts.up_proj.weight", wide),
+        checkpoint.experts(f"{name}.experts.down_proj.weight", narrow),
         strict=True,
     )
     return MixtureOfExperts(
-        Linear(checkpoint.weight(f"{name}.gate.weight", (count, narrow))),
+        Linear(checkpoint.weight(f"{name}.gate.weight", (config.num_experts, hidden))),
         [GatedMLP(*matrices) for matrices in experts],
         config.num_experts_per_token,
         norm_topk_prob=config.norm_topk_prob,

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from pydantic import BaseModel
 
+from qcode.agent.agent import Agent
+from qcode.agent.limits import TurnLimits
+from qcode.agent.session import Session
+from qcode.agent.turn import TurnStrategy
+from qcode.agent.verification import VerifyCommand
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed, TextDelta
 from qcode.protocol.errors import ToolError
+from qcode.protocol.events import Event
 from qcode.protocol.messages import AssistantMessage, Block, TextBlock, ToolCall, Usage
-from qcode.protocol.permissions import Access, Answer, DiffDisplay, PermissionRequest
+from qcode.protocol.permissions import Access, Answer, DiffDisplay, Mode, PermissionRequest, Verdict
 from qcode.protocol.tools import ToolContext, ToolResult
 
+E = TypeVar("E")
 Script = list[Chunk | Exception | asyncio.Event]
 
 
@@ -202,3 +211,75 @@ class PersonWhoSays:
         if self.hold is not None:
             await self.hold.wait()
         return self.answer
+
+
+@dataclass(frozen=True)
+class TablePolicy:
+    """A policy given as a table: what it decides for each kind of access."""
+
+    decisions: dict[Access, str]
+    mode: Mode = Mode.DEFAULT
+    rules: tuple[str, ...] = ()
+
+    def decide(self, request: PermissionRequest) -> Verdict:
+        if request.target in self.rules:
+            return Verdict(decision="allow", reason="session rule")
+        decision = self.decisions.get(request.access, "allow")
+        return Verdict(decision=decision, reason=f"{request.access} is {decision}")  # type: ignore[arg-type]
+
+    def with_mode(self, mode: Mode) -> TablePolicy:
+        return replace(self, mode=mode)
+
+    def with_session_rule(self, rule: str) -> TablePolicy:
+        return replace(self, rules=(*self.rules, rule))
+
+    def suggested_rule(self, request: PermissionRequest) -> str:
+        return request.target
+
+
+class Bench:
+    """An agent with its scripted model, tools and person in reach."""
+
+    def __init__(
+        self,
+        *scripts: Script,
+        limits: TurnLimits | None = None,
+        verify: VerifyCommand | None = None,
+        strategy_for: Callable[[str], TurnStrategy | None] | None = None,
+        decisions: dict[Access, str] | None = None,
+        answer: Answer | None = None,
+        context_window: int | None = None,
+        session: Session | None = None,
+    ) -> None:
+        self.files = {"a.py": "print(1)\n", "b.py": "print(2)\n"}
+        self.model = ScriptedModel(list(scripts), context_window=context_window)
+        self.reads = ReadTool(self.files)
+        self.edits = EditTool(self.files)
+        self.shell = ShellTool()
+        self.person = PersonWhoSays(answer or Answer(allowed=True))
+        self.agent = Agent(
+            backend=self.model,
+            tools=[self.reads, self.edits, self.shell],
+            policy=TablePolicy(decisions or {}),  # type: ignore[arg-type]
+            approver=self.person,
+            session=session or Session(session_id="s"),
+            system_prompt="You are a test.",
+            limits=limits,
+            verify=verify,
+            strategy_for=strategy_for,
+        )
+
+
+async def play(agent: Agent, prompt: str) -> list[Event]:
+    async with aclosing(agent.run(prompt)) as events:
+        return [event async for event in events]
+
+
+def of_type(events: Sequence[Event], kind: type[E]) -> list[E]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def assert_well_formed(agent: Agent) -> None:
+    """Nothing had to be mended on replay: each call got its one result when it happened."""
+    stored = [entry.message for entry in agent.session.message_entries()]
+    assert tuple(stored) == agent.conversation

@@ -172,7 +172,7 @@ class _Reader:
 
     def name(self) -> str:
         length = self.scalar("Q")
-        if length > MAX_NAME_BYTES:
+        if not 1 <= length <= MAX_NAME_BYTES:
             self.fail(f"a name of {length} bytes")
         try:
             return self.take(length).decode()

@@ -1,0 +1,127 @@
+"""The safetensors reader: reads what the safetensors package writes, refuses everything damaged."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qcode.engine.checkpoint.safetensors import SafetensorsFile
+from qcode.protocol.errors import CheckpointError, UnsupportedModel
+
+
+def build(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def opened(content: bytes, path: Path) -> SafetensorsFile:
+    file = path / "model.safetensors"
+    file.write_bytes(content)
+    return SafetensorsFile(file)
+
+
+def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
+    tensors = {
+        "single": torch.randn(3, 5),
+        "half": torch.randn(7).half(),
+        "brain": torch.randn(2, 3, 4).bfloat16(),
+        "empty": torch.empty(0, 4),
+        "scalar": torch.tensor(2.5),
+    }
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    file = SafetensorsFile(path)
+    assert set(file.tensors) == set(tensors)
+    for name, tensor in tensors.items():
+        assert file.tensors[name].shape == tuple(tensor.shape)
+        assert file.tensor(name).dtype == tensor.dtype
+        assert torch.equal(file.tensor(name), tensor)
+
+
+def test_aligned_tensors_are_views_of_the_mapped_file(tmp_path: Path) -> None:
+    save_file({"t": torch.zeros(1024)}, tmp_path / "model.safetensors")
+    file = SafetensorsFile(tmp_path / "model.safetensors")
+    assert file.tensor("t").untyped_storage().nbytes() == file.path.stat().st_size
+
+
+def test_unaligned_data_is_read_all_the_same(tmp_path: Path) -> None:
+    text = json.dumps({"t": entry()}).encode()
+    text += b" " * (3 - len(text) % 4)
+    file = opened(build(text, struct.pack("<2f", 1, 2)), tmp_path)
+    assert file.tensors["t"].offset % 4 == 3
+    assert file.tensor("t").tolist() == [1, 2]
+
+
+def test_a_type_that_is_known_but_not_a_weight(tmp_path: Path) -> None:
+    file = opened(build({"t": entry("F8_E4M3", (8,))}, bytes(8)), tmp_path)
+    with pytest.raises(UnsupportedModel, match="'t' is stored as F8_E4M3"):
+        file.tensor("t")
+
+
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "empty"),
+    "seven bytes": (bytes(7), "not a safetensors file"),
+    "header past the end": (struct.pack("<Q", 100) + b"{}", "not a safetensors file"),
+    "huge header": (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
+    "not JSON": (build(b"{"), "not JSON"),
+    "not UTF-8": (build(b'{"\xff": 1}'), "not JSON"),
+    "deeply nested": (build(b'{"a":' + b"[" * 100_000), "not JSON"),
+    "a list": (build([]), "not a JSON object"),
+    "same name twice": (build(b'{"t": 1, "t": 2}'), "twice"),
+    "entry not an object": (build({"t": 5}), "'t' is malformed"),
+    "no type": (build({"t": {"shape": [], "data_offsets": [0, 4]}}), "'t' is malformed"),
+    "one offset": (build({"t": entry(offsets=(0,))}, bytes(8)), "'t' is malformed"),
+    "offset as text": (build({"t": entry(offsets=("0", 8))}, bytes(8)), "'t' is malformed"),
+    "unknown type": (build({"t": entry("F7")}, bytes(8)), "'t' has the unknown type 'F7'"),
+    "negative dimension": (build({"t": entry(shape=(-2,))}, bytes(8)), "'t'.*shape"),
+    "dimension true": (build({"t": entry(shape=(True, 2))}, bytes(8)), "'t'.*shape"),
+    "nine dimensions": (build({"t": entry(shape=(1,) * 8 + (2,))}, bytes(8)), "'t'.*shape"),
+    "product overflows": (build({"t": entry(shape=(2**32, 2**32))}, bytes(8)), "'t'.*bytes"),
+    "wrong size": (build({"t": entry(shape=(3,))}, bytes(8)), "'t'.*bytes from 0 to 8"),
+    "negative offset": (build({"t": entry(offsets=(-8, 0))}, bytes(8)), "'t'.*bytes"),
+    "cut": (build({"t": entry()}, bytes(7)), "incomplete"),
+    "bytes left over": (build({"t": entry()}, bytes(9)), "incomplete"),
+    "gap at the start": (build({"t": entry(offsets=(4, 12))}, bytes(12)), "'t'.*gap"),
+    "gap between": (
+        build({"t": entry(), "u": entry(offsets=(12, 20))}, bytes(20)),
+        "'u'.*gap",
+    ),
+    "overlap": (build({"t": entry(), "u": entry(offsets=(4, 12))}, bytes(12)), "'u' overlaps"),
+    "long name": (build({"n" * 65537: entry()}, bytes(8)), "name is too long"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_damage_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
+        opened(content, tmp_path)
+    assert "model.safetensors" in error.value.message
+
+
+def test_thousands_of_mutations_read_or_fail_cleanly(tmp_path: Path) -> None:
+    header = {"norm": entry(), "matrix": entry("BF16", (2, 4), (8, 24))}
+    whole = build(header, bytes(24))
+    opened(whole, tmp_path)
+    rng = random.Random(2)
+    num_refused = 0
+    for _ in range(2000):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            content[rng.randrange(len(content))] = rng.choice([*b'0129-"{}[],:. eE', 0, 255])
+        try:
+            file = opened(bytes(content), tmp_path)
+            for name in file.tensors:
+                file.tensor(name).sum()
+        except (CheckpointError, UnsupportedModel):
+            num_refused += 1
+    assert 500 < num_refused < 2000

@@ -115,6 +115,7 @@ class ReadTool:
         self.running = 0
         self.most_running = 0
         self.started = asyncio.Event()
+        self.two_running = asyncio.Event()
 
     async def permission(self, params: PathParams) -> PermissionRequest:
         return PermissionRequest(
@@ -129,6 +130,8 @@ class ReadTool:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.started.set()
+        if self.running == 2:
+            self.two_running.set()
         try:
             if self.gate is not None:
                 await self.gate.wait()
@@ -165,7 +168,8 @@ class EditTool:
 
 
 class ShellTool:
-    """Runs `run` of the test; the default succeeds."""
+    """Succeeds unless told otherwise. `hold` keeps it running; stopping it takes a while, as it
+    does with a process."""
 
     name = "run_shell_command"
     description = "Runs."
@@ -175,6 +179,8 @@ class ShellTool:
         self.commands: list[str] = []
         self.started = asyncio.Event()
         self.hold: asyncio.Event | None = None
+        self.stopping = asyncio.Event()
+        self.stopped = False
         self.exit_code: Callable[[], int] = lambda: 0
 
     async def permission(self, params: CommandParams) -> PermissionRequest:
@@ -191,7 +197,13 @@ class ShellTool:
         self.started.set()
         context.progress("working\n")
         if self.hold is not None:
-            await self.hold.wait()
+            try:
+                await self.hold.wait()
+            finally:
+                self.stopping.set()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                self.stopped = True
         code = self.exit_code()
         return ToolResult(content=f"exit code {code}", exit_code=code, is_error=code != 0)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from qcode.engine.chat.hermes import NO_THINKING, OPEN_THINKING, QWEN_IDENTITY, HermesTemplate
+from qcode.engine.chat.jinja import JinjaTemplate
 from qcode.engine.chat.prompt import PromptPiece
+from qcode.engine.chat.qwen3_coder import TOOLS_SENTENCE, Qwen3CoderTemplate
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import Delta
+from qcode.protocol.errors import UnsupportedModel
 from qcode.protocol.messages import Block
 from qcode.protocol.tools import ToolSpec
 
-__all__ = ["ChatTemplate", "PromptPiece", "ToolCallParser"]
+__all__ = ["ChatTemplate", "PromptPiece", "ToolCallParser", "choose_template"]
 
 
 class ToolCallParser(Protocol):
@@ -43,3 +48,56 @@ class ChatTemplate(Protocol):
         ...
 
     def parser(self, tools: Sequence[ToolSpec]) -> ToolCallParser: ...
+
+
+def choose_template(
+    *, architecture: str, jinja_source: str | None, thinking: bool = True
+) -> ChatTemplate:
+    """The template for a checkpoint.
+
+    `architecture` is its name in the file (`qwen2`, `qwen3`, `qwen3moe`, `Qwen3ForCausalLM`, ...);
+    `jinja_source`, the template it ships, decides between formats of one architecture. Formats we
+    know are rendered by our own code, others by the template itself. `thinking` False asks models
+    that can be told not to think aloud.
+
+    Raises:
+        UnsupportedModel: an unknown family that ships no template.
+    """
+    source = jinja_source or ""
+    if TOOLS_SENTENCE in source and "<function=" in source:
+        return Qwen3CoderTemplate()
+    if _HERMES_SENTENCE in source and "<|im_start|>" in source:
+        return _hermes(source, thinking)
+    if source:
+        return JinjaTemplate(source, thinking=thinking)
+    family = architecture.lower()
+    if family.startswith("qwen2"):
+        return HermesTemplate()
+    if family.startswith("qwen3next"):
+        return Qwen3CoderTemplate()
+    if family.startswith("qwen3"):
+        prefill = "" if thinking else NO_THINKING
+        return HermesTemplate(default_system=None, keeps_reasoning=True, prefill=prefill)
+    raise UnsupportedModel(
+        f"no chat template is known for a {architecture} model, and its checkpoint has none",
+        "use a checkpoint that ships its chat template",
+    )
+
+
+_HERMES_SENTENCE = "return a json object with function name and arguments within <tool_call>"
+
+_DOUBLED_EXAMPLE = re.compile(r'\{\{\\?"name\\?": <function-name>')
+
+
+def _hermes(source: str, thinking: bool) -> HermesTemplate:
+    prefill = ""
+    if "assistant\\n<think>\\n'" in source:
+        prefill = OPEN_THINKING
+    elif "enable_thinking" in source and not thinking:
+        prefill = NO_THINKING
+    return HermesTemplate(
+        default_system=QWEN_IDENTITY if QWEN_IDENTITY in source else None,
+        doubled_braces=_DOUBLED_EXAMPLE.search(source) is not None,
+        keeps_reasoning="last_query_index" in source,
+        prefill=prefill,
+    )

@@ -95,6 +95,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._finished_early) or self._scheduler.has_work
 
+    @property
+    def num_available_blocks(self) -> int:
+        """Blocks of the cache that no request holds."""
+        return self._pool.num_available
+
     def reset(self) -> None:
         """Forget every request and all cached prefixes, as after a step that failed midway."""
         self._pool = BlockPool(

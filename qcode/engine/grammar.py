@@ -139,11 +139,17 @@ class GrammarCompiler:
             return self._tokenizer
 
 
+# As the templates write calls; where any white space may stand, a weak model writes it for ever.
+_SPACING = {
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+}
+
+
 def _tool_call_grammar(schemas: Iterable[tuple[str, dict[str, object]]]) -> str:
     rules, names = [], []
     for index, (name, schema) in enumerate(schemas):
         opening = json.dumps("\n" + '{"name": ' + json.dumps(name) + ', "arguments": ')
         rules.append(f'call_{index}: {opening} arguments_{index} "}}\\n"')
-        rules.append(f"arguments_{index}: %json {json.dumps(schema)}")
+        rules.append(f"arguments_{index}: %json {json.dumps(schema | _SPACING)}")
         names.append(f"call_{index}")
     return "\n".join([f"start: ({' | '.join(names)}) </tool_call>", *rules])

@@ -1,0 +1,346 @@
+"""The engine on a tiny random network: however tokens are computed, they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_checkpoint import write_safetensors
+
+from qcode.engine.engine import Engine
+from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.models.loading import LoadedModel, load_model
+from qcode.engine.options import EngineOptions
+from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenProbability
+from qcode.protocol.errors import ContextOverflow, EngineError, OutOfMemory
+from qcode.protocol.sampling import SamplingParams
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=12)
+SAMPLED = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_tokens=12)
+PENALISED = SamplingParams(temperature=0, repetition_penalty=1.5, max_tokens=12)
+OPTIONS = EngineOptions(kv_dtype="float32", num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_safetensors(tmp_path_factory.mktemp("model"), "qwen3"))
+
+
+def options(**changes: object) -> EngineOptions:
+    values = {name: getattr(OPTIONS, name) for name in EngineOptions.__dataclass_fields__}
+    return EngineOptions(**{**values, **changes})
+
+
+@dataclass
+class Result:
+    ids: list[int] = field(default_factory=list)
+    probabilities: list[TokenProbability] = field(default_factory=list)
+    prefills: list[Prefill] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+def run(engine: Engine, *requests: RequestId) -> list[Result]:
+    """Step until everything is done."""
+    results = {request: Result() for request in requests}
+    while engine.has_work:
+        for output in engine.step():
+            result = results[output.request_id]
+            assert result.finish_reason is None
+            result.ids += output.token_ids
+            result.probabilities += output.probabilities
+            result.prefills += [output.prefill] if output.prefill else []
+            result.finish_reason = output.finish_reason
+    return list(results.values())
+
+
+def answer(engine: Engine, prompt: Sequence[int], sampling: SamplingParams = GREEDY) -> list[int]:
+    return run(engine, engine.submit(prompt, sampling))[0].ids
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 380, (length,), generator=generator).tolist()
+
+
+def plain_greedy(loaded: LoadedModel, prompt: list[int], count: int) -> list[int]:
+    """The whole text through the network for every token, with no engine."""
+    config, tokens = loaded.config, list(prompt)
+    shape = (1, 128, config.num_key_value_heads, config.head_dim)
+    for _ in range(count):
+        n = len(tokens)
+        inputs = AttentionInputs(
+            positions=torch.arange(n),
+            slots=torch.arange(n),
+            query_starts=torch.tensor([0, n], dtype=torch.int32),
+            context_lens=torch.tensor([n], dtype=torch.int32),
+            block_tables=torch.zeros(1, 1, dtype=torch.int32),
+        )
+        kv = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_layers)]
+        hidden = loaded.model.forward(torch.tensor(tokens), inputs, kv)
+        logits = loaded.model.logits(hidden[-1:])[0, : loaded.tokenizer.num_tokens]
+        token = int(logits.argmax())
+        if token in loaded.tokenizer.eos_ids:
+            break
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 40])
+def test_greedy_text_is_that_of_a_plain_loop(loaded: LoadedModel, length: int) -> None:
+    prompt = prompt_of(length, seed=length)
+
+    assert answer(Engine(loaded, OPTIONS), prompt) == plain_greedy(loaded, prompt, 12)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+def test_chunked_prefill_changes_nothing(loaded: LoadedModel, sampling: SamplingParams) -> None:
+    prompt = prompt_of(45)
+    whole = Engine(loaded, OPTIONS)
+    chunked = Engine(loaded, options(max_chunk_tokens=7))
+
+    expected = run(whole, whole.submit(prompt, sampling))[0]
+    result = run(chunked, chunked.submit(prompt, sampling))[0]
+
+    assert result.ids == expected.ids
+    assert [p.done_tokens for p in expected.prefills] == [45]
+    assert [p.done_tokens for p in result.prefills] == [7, 14, 21, 28, 35, 42, 45]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+def test_batched_is_alone(loaded: LoadedModel, sampling: SamplingParams) -> None:
+    prompts = [prompt_of(length, seed=length) for length in (3, 20, 33)]
+    alone = [answer(Engine(loaded, OPTIONS), prompt, sampling) for prompt in prompts]
+    engine = Engine(loaded, options(max_chunk_tokens=16))
+
+    together = run(engine, *[engine.submit(prompt, sampling) for prompt in prompts])
+
+    assert [result.ids for result in together] == alone
+
+
+@pytest.mark.parametrize("length", [16, 31, 32, 33])
+def test_a_cached_prompt_is_read_but_for_its_last_token(loaded: LoadedModel, length: int) -> None:
+    prompt = prompt_of(length)
+    engine = Engine(loaded, OPTIONS)
+    first = answer(engine, prompt)
+
+    second = run(engine, engine.submit(prompt, GREEDY))[0]
+
+    assert second.ids == first
+    assert second.prefills == [
+        Prefill(done_tokens=length, total_tokens=length, cached_tokens=length - 1)
+    ]
+
+
+def test_the_next_turn_finds_the_answer_in_the_cache(loaded: LoadedModel) -> None:
+    prompt = prompt_of(30)
+    engine = Engine(loaded, OPTIONS)
+    first = answer(engine, prompt)
+    next_turn = [*prompt, *first, *prompt_of(9, seed=5)]
+
+    second = run(engine, engine.submit(next_turn, GREEDY))[0]
+
+    # The last sampled token was never computed.
+    assert second.prefills[0].cached_tokens == len(prompt) + len(first) - 1
+    assert second.ids == answer(Engine(loaded, OPTIONS), next_turn)
+
+
+def test_candidates_on_one_prompt_share_it_up_to_where_they_differ(loaded: LoadedModel) -> None:
+    prompt = prompt_of(21)
+    engine = Engine(loaded, OPTIONS)
+    original = answer(engine, prompt)
+    branch = [*original[:5], (original[5] + 1) % 300]
+
+    result = run(engine, engine.submit(prompt, GREEDY, prefix_ids=branch))[0]
+
+    assert result.prefills[0].cached_tokens == len(prompt) + 5
+    uncached = Engine(loaded, OPTIONS)
+    expected = run(uncached, uncached.submit(prompt, GREEDY, prefix_ids=branch))[0]
+    assert result.ids == expected.ids
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_continuing_a_prefix_is_the_uninterrupted_answer(
+    loaded: LoadedModel, sampling: SamplingParams, cut: int
+) -> None:
+    prompt = prompt_of(10)
+    engine = Engine(loaded, OPTIONS)
+    whole = answer(engine, prompt, sampling)
+
+    result = run(engine, engine.submit(prompt, sampling, prefix_ids=whole[:cut]))[0]
+
+    assert result.ids == whole[cut:]
+
+
+def test_a_seed_gives_the_same_tokens_and_another_seed_others(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    prompt = prompt_of(10)
+
+    first = answer(engine, prompt, SAMPLED)
+
+    assert answer(engine, prompt, SAMPLED) == first
+    other = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=4, max_tokens=12)
+    assert answer(engine, prompt, other) != first
+
+
+def test_an_answer_ends_at_an_end_token_and_does_not_hold_it(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    seeds = range(40)
+    ends = []
+    for seed in seeds:
+        sampling = SamplingParams(temperature=3.0, top_k=0, top_p=1.0, seed=seed, max_tokens=60)
+        result = run(engine, engine.submit(prompt_of(5), sampling))[0]
+        assert not loaded.tokenizer.eos_ids & set(result.ids)
+        assert (result.finish_reason == "length") == (len(result.ids) == 60)
+        ends.append(result.finish_reason)
+
+    assert set(ends) == {"stop", "length"}
+
+
+def test_padding_rows_of_the_vocabulary_are_never_sampled(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    hot = SamplingParams(temperature=50.0, top_k=0, top_p=1.0, seed=1, max_tokens=200)
+
+    assert max(answer(engine, prompt_of(5), hot)) < loaded.tokenizer.num_tokens
+
+
+def test_the_context_window_ends_an_answer_and_refuses_a_prompt(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, options(context_window=32))
+    forever = SamplingParams(temperature=0, repetition_penalty=1.0)
+
+    result = run(engine, engine.submit(prompt_of(30), forever))[0]
+
+    assert (len(result.ids), result.finish_reason) == (2, "length")
+    with pytest.raises(ContextOverflow, match="32"):
+        engine.submit(prompt_of(32), forever)
+
+
+def test_the_trace_names_the_chosen_token_and_the_one_it_was_chosen_over(
+    loaded: LoadedModel,
+) -> None:
+    engine = Engine(loaded, OPTIONS)
+
+    result = run(engine, engine.submit(prompt_of(10), GREEDY, trace=True))[0]
+
+    assert [item.token_id for item in result.probabilities] == result.ids
+    for item in result.probabilities:
+        assert item.runner_up_id != item.token_id
+        assert 1 >= item.probability >= item.runner_up_probability > 0
+
+
+def test_an_answer_under_a_grammar_is_a_text_of_it(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    tokenizer = loaded.tokenizer
+    grammar = 'start: "return " ("alpha" | "beta") ";"'
+    free = SamplingParams(temperature=2.0, seed=1)
+    texts, reasons = set(), set()
+    for seed in range(10):
+        sampling = SamplingParams(temperature=free.temperature, seed=seed)
+        constraint = engine.grammars.compile(grammar)
+        result = run(engine, engine.submit(prompt_of(9), sampling, constraint=constraint))[0]
+        texts.add(tokenizer.decode(result.ids))
+        reasons.add(result.finish_reason)
+
+    assert texts == {"return alpha;", "return beta;"}
+    assert reasons == {"stop"}
+
+
+def test_a_prefix_counts_as_text_of_the_grammar(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    tokenizer = loaded.tokenizer
+    grammar = 'start: "return " ("alpha" | "beta") ";"'
+    prefix = tokenizer.encode("return b")
+
+    constraint = engine.grammars.compile(grammar)
+    request = engine.submit(prompt_of(9), GREEDY, constraint=constraint, prefix_ids=prefix)
+
+    assert tokenizer.decode(run(engine, request)[0].ids) == "eta;"
+    with pytest.raises(EngineError, match="grammar"):
+        engine.submit(
+            prompt_of(9),
+            GREEDY,
+            constraint=engine.grammars.compile(grammar),
+            prefix_ids=tokenizer.encode("zeta"),
+        )
+
+
+def test_a_prefix_that_is_already_a_whole_answer_ends_at_once(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    prefix = loaded.tokenizer.encode("done")
+    constraint = engine.grammars.compile('start: "done"')
+
+    request = engine.submit(prompt_of(9), GREEDY, constraint=constraint, prefix_ids=prefix)
+
+    assert run(engine, request) == [Result(finish_reason="stop")]
+
+
+def test_ids_out_of_the_vocabulary_and_empty_prompts_are_refused(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    for prompt in ([], [-1], [loaded.tokenizer.num_tokens]):
+        with pytest.raises(EngineError):
+            engine.submit(prompt, GREEDY)
+    assert not engine.has_work
+
+
+def test_too_little_memory_for_a_useful_cache_says_how_much(loaded: LoadedModel) -> None:
+    with pytest.raises(OutOfMemory, match="hold 32 tokens"):
+        Engine(loaded, options(kv_memory_bytes=32 * 2 * 3 * 2 * 32 * 4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_aborting_at_any_moment_frees_every_block(loaded: LoadedModel, data: st.DataObject) -> None:
+    """And those that stay get the same answers, in a cache too small for all of them at once."""
+    engine = Engine(loaded, options(context_window=64, kv_memory_bytes=64 * 2 * 3 * 2 * 32 * 4))
+    prompts = [prompt_of(length, seed=length) for length in (20, 26, 33)]
+    requests = [engine.submit(prompt, GREEDY) for prompt in prompts]
+    ids: dict[RequestId, list[int]] = {request: [] for request in requests}
+    aborted = set()
+    while engine.has_work:
+        if data.draw(st.integers(0, 9)) == 0:
+            victim = data.draw(st.sampled_from(requests))
+            engine.abort(victim)
+            aborted.add(victim)
+        for output in engine.step():
+            assert output.request_id not in aborted
+            ids[output.request_id] += output.token_ids
+
+    assert engine.num_available_blocks == 4
+    for request, prompt in zip(requests, prompts, strict=True):
+        if request not in aborted:
+            assert ids[request] == plain_greedy(loaded, prompt, 12)
+
+
+def test_a_float16_cache_is_close_to_a_float32_one(loaded: LoadedModel) -> None:
+    half = Engine(loaded, options(kv_dtype="float16"))
+    full = Engine(loaded, OPTIONS)
+    prompt = prompt_of(40)
+
+    traced = [
+        run(e, e.submit(prompt, GREEDY, trace=True))[0].probabilities[0] for e in (half, full)
+    ]
+
+    assert traced[0].token_id == traced[1].token_id
+    assert traced[0].probability == pytest.approx(traced[1].probability, rel=1e-2)
+
+
+def test_loading_reports_progress_and_can_be_ended_by_it(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "model", "qwen3")
+    shares: list[float] = []
+    Engine.load(path, OPTIONS, shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+    class Enough(Exception):
+        pass
+
+    def stop(share: float) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        Engine.load(path, OPTIONS, stop)

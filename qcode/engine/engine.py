@@ -54,7 +54,7 @@ class Engine:
             loaded.tokenizer.encoding, num_tokens=num_tokens, eos_ids=sorted(self._eos_ids)
         )
         self._options = options
-        self._num_blocks = plan.num_blocks
+        self.num_blocks = plan.num_blocks
         cache = KVCache(
             config,
             num_blocks=plan.num_blocks,
@@ -103,7 +103,7 @@ class Engine:
     def reset(self) -> None:
         """Forget every request and all cached prefixes, as after a step that failed midway."""
         self._pool = BlockPool(
-            self._num_blocks, self._options.block_size, prefix_reuse=self._options.prefix_reuse
+            self.num_blocks, self._options.block_size, prefix_reuse=self._options.prefix_reuse
         )
         self._scheduler = Scheduler(
             self._pool, self._chunks, max_sequences=self._options.max_sequences

@@ -1,8 +1,62 @@
 """Fast paths for the inner loops of the models, each beside its plain torch definition.
 
-The functions here have the signatures and meaning of those in `kernels.reference`.
+The functions here have the signatures and meaning of those in `kernels.reference`. Each runs as
+compiled code where that is installed and the tensors are float32 on the CPU.
 """
 
-from qcode.engine.kernels.reference import apply_rotary, paged_attention, rms_norm, silu_and_mul
+import torch
+from torch import Tensor
+
+from qcode.engine.kernels import reference
+from qcode.engine.kernels.library import KernelLibrary, installed
 
 __all__ = ["apply_rotary", "paged_attention", "rms_norm", "silu_and_mul"]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last axis: x [T, D], weight [D] -> [T, D]."""
+    library = _library_for(x, weight)
+    if library:
+        return library.rms_norm(x, weight, eps)
+    return reference.rms_norm(x, weight, eps)
+
+
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """The SwiGLU product silu(gate) * up, elementwise."""
+    library = _library_for(gate, up)
+    if library:
+        return library.silu_and_mul(gate, up)
+    return reference.silu_and_mul(gate, up)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x [T, H, D] by the angles in cos, sin [T, R/2]; dimensions from R on pass through."""
+    library = _library_for(x, cos, sin)
+    if library:
+        return library.apply_rotary(x, cos, sin)
+    return reference.apply_rotary(x, cos, sin)
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    scale: float,
+) -> Tensor:
+    """Causal attention over cached keys and values; see `reference.paged_attention`."""
+    inputs = (q, k_cache, v_cache, block_tables, query_starts, context_lens)
+    library = _library_for(q)
+    readable = k_cache.dtype in (torch.float32, torch.float16) and k_cache.shape[3] % 16 == 0
+    if library and readable and k_cache.is_contiguous() and v_cache.is_contiguous():
+        return library.paged_attention(*inputs, scale)
+    return reference.paged_attention(*inputs, scale)
+
+
+def _library_for(*tensors: Tensor) -> KernelLibrary | None:
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            return None
+    return installed()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qcode.engine.kernels.library import installed
+from qcode.engine.kernels.packed_weight import PackedWeight
 from qcode.engine.quantization.weight_format import DenseWeight, Weight, linear_by_row_chunks
 from qcode.protocol.errors import UnsupportedModel
 
@@ -139,11 +141,14 @@ def ggml_weight(raw: Tensor, ggml_type: int, shape: tuple[int, int]) -> Weight:
     """The fastest weight this machine has for these bytes.
 
     `raw` uint8 holds a matrix `shape` [out, in]. Float types become a `DenseWeight` that shares
-    memory with `raw`.
+    memory with `raw`; a `PackedWeight` copies it, so its pages may be dropped afterwards.
     """
     kind = checked_type(ggml_type)
     if kind in FLOAT_DTYPES:
         return DenseWeight(raw.reshape(-1).view(FLOAT_DTYPES[kind]).reshape(shape))
+    library = installed() if raw.device.type == "cpu" else None
+    if library and library.packed_bytes(kind, shape):
+        return PackedWeight(library, raw, kind, shape)
     return GgmlWeight(raw, kind, shape)
 
 

@@ -1,0 +1,118 @@
+"""Compile the C++ kernels: `python -m qcode.engine.kernels.build`.
+
+The package's build hook loads this file by its path, so it imports the standard library only.
+Every variant is compiled from the same sources into a shared library of its own; the one the CPU
+can run is chosen when it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCE_DIRECTORY = Path(__file__).resolve().parent
+
+_X86_VARIANTS = {
+    "portable": (),
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
+}
+_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility-inlines-hidden",
+    # Not -ffast-math: it would change how the whole process treats denormals.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    # Vectors wider than the baseline only pass between inlined functions.
+    "-Wno-psabi",
+)
+
+
+class BuildFailed(Exception):
+    """No compiler, or it could not compile the kernels; the text says which."""
+
+
+def variants() -> dict[str, tuple[str, ...]]:
+    """The variants for this machine's architecture and the compiler flags of each."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return dict(_X86_VARIANTS)
+    return {"portable": ()}
+
+
+def library_name(variant: str) -> str:
+    """The file name of a variant's shared library."""
+    return f"qcode_kernels_{variant}.so"
+
+
+def find_compiler() -> str:
+    """$CXX, or the first C++ compiler on the path. Raises BuildFailed without one."""
+    chosen = os.environ.get("CXX")
+    if chosen:
+        return chosen
+    for name in ("g++", "clang++", "c++"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise BuildFailed("no C++ compiler found (g++, clang++ or $CXX)")
+
+
+def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
+    """Compile every variant into `directory` and return the libraries. Raises BuildFailed.
+
+    A library appears whole or not at all.
+    """
+    compiler = find_compiler()
+    directory.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(_compile, compiler, flags, directory / library_name(variant))
+            for variant, flags in variants().items()
+        ]
+        return [job.result() for job in jobs]
+
+
+def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> Path:
+    sources = [str(path) for path in sorted(SOURCE_DIRECTORY.glob("*.cpp"))]
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+        target = Path(scratch) / library.name
+        command = [compiler, *_FLAGS, *flags, *sources, "-o", str(target)]
+        error = _run([*command, "-fopenmp"])
+        # Apple's compiler has no OpenMP: the kernels then run on one thread.
+        if error and _run(command):
+            raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")
+        target.replace(library)
+    return library
+
+
+def _run(command: list[str]) -> str:
+    """Run a compiler; empty when it succeeded, else what it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
+
+
+def main() -> int:
+    """Build beside the sources and name the result; 1 when that fails."""
+    try:
+        built = build()
+    except BuildFailed as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for library in built:
+        sys.stdout.write(f"{library}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The compiled kernels, called through their C interface on the memory of tensors.
+
+Every function here takes CPU tensors and has the meaning of its namesake in `kernels.reference`.
+Loading happens on first use, after torch: both then share one OpenMP thread pool.
+"""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+VARIABLE = "QCODE_KERNELS"
+"""Environment variable: a variant to load instead of the best one, or `torch` for none."""
+
+DIRECTORY = Path(__file__).parent
+"""Where `kernels.build` puts the libraries of this installation."""
+
+_INT, _LONG, _FLOAT, _POINTER = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
+_MATRIX = (_LONG, _LONG)
+_SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "qcode_packed_bytes": (_LONG, (_INT, *_MATRIX)),
+    "qcode_pack": (None, (_INT, _POINTER, _POINTER, *_MATRIX, _INT)),
+    "qcode_unpack_rows": (_INT, (_INT, _POINTER, _POINTER, _LONG, _POINTER, *_MATRIX)),
+    "qcode_multiply": (None, (_INT, *(_POINTER,) * 3, _LONG, *_MATRIX, _INT)),
+    "qcode_rms_norm": (None, (*(_POINTER,) * 3, *_MATRIX, _FLOAT, _INT)),
+    "qcode_silu_and_mul": (None, (*(_POINTER,) * 3, _LONG, _INT)),
+    "qcode_rotary": (None, (*(_POINTER,) * 4, *(_LONG,) * 5, _INT)),
+    "qcode_paged_attention": (None, (*(_POINTER,) * 7, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
+}
+
+
+class KernelLibrary:
+    """One variant of the kernels, loaded."""
+
+    def __init__(self, path: Path, variant: str) -> None:
+        """Raises OSError when the file cannot be loaded."""
+        self.variant = variant
+        self._c = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._c, name)
+            function.restype, function.argtypes = result, arguments
+
+    def packed_bytes(self, ggml_type: int, shape: tuple[int, int]) -> int:
+        """Size of the packed form of a weight [out, in]; 0 when it has none."""
+        return int(self._c.qcode_packed_bytes(ggml_type, *shape))
+
+    def pack(self, raw: Tensor, ggml_type: int, shape: tuple[int, int]) -> Tensor:
+        """Bytes of a weight [out, in] as in a GGUF file -> the packed form, uint8.
+
+        Raises ValueError when `packed_bytes` is 0.
+        """
+        size = self.packed_bytes(ggml_type, shape)
+        if not size:
+            raise ValueError(f"weights of ggml type {ggml_type} and shape {shape} are not packed")
+        packed = torch.empty(size, dtype=torch.uint8)
+        source = raw.contiguous()
+        self._c.qcode_pack(ggml_type, source.data_ptr(), packed.data_ptr(), *shape, _threads())
+        return packed
+
+    def unpack_rows(
+        self, packed: Tensor, ggml_type: int, shape: tuple[int, int], ids: Tensor
+    ) -> Tensor:
+        """Rows `ids` [N] int64 -> [N, in] float32. Raises IndexError for an id out of range."""
+        ids = ids.contiguous()
+        values = torch.empty(len(ids), shape[1])
+        in_range = self._c.qcode_unpack_rows(
+            ggml_type, packed.data_ptr(), ids.data_ptr(), len(ids), values.data_ptr(), *shape
+        )
+        if not in_range:
+            raise IndexError(f"row ids outside 0..{shape[0] - 1}")
+        return values
+
+    def multiply(self, packed: Tensor, ggml_type: int, shape: tuple[int, int], x: Tensor) -> Tensor:
+        """x [T, in] float32 -> [T, out]; x is rounded to 8 bits in blocks of 32 on the way."""
+        tokens, width = x.shape
+        if width != shape[1]:
+            raise ValueError(f"{width} input features for a weight of shape {shape}")
+        x = x.contiguous()
+        y = torch.empty(tokens, shape[0])
+        self._c.qcode_multiply(
+            ggml_type, packed.data_ptr(), x.data_ptr(), y.data_ptr(), tokens, *shape, _threads()
+        )
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [T, D] and weight [D] float32."""
+        x, weight = x.contiguous(), weight.contiguous()
+        y = torch.empty_like(x)
+        self._c.qcode_rms_norm(
+            x.data_ptr(), weight.data_ptr(), y.data_ptr(), *x.shape, eps, _threads()
+        )
+        return y
+
+    def silu_and_mul(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Two float32 tensors of the same shape."""
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        self._c.qcode_silu_and_mul(
+            gate.data_ptr(), up.data_ptr(), y.data_ptr(), gate.numel(), _threads()
+        )
+        return y
+
+    def apply_rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [T, H, D], cos and sin [T, R/2], all float32."""
+        tokens, heads, head_dim = x.shape
+        if x.stride(2) != 1 or x.stride(1) != head_dim:
+            x = x.contiguous()
+        cos, sin = cos.contiguous(), sin.contiguous()
+        y = torch.empty(tokens, heads, head_dim)
+        self._c.qcode_rotary(
+            x.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            y.data_ptr(),
+            tokens,
+            heads,
+            head_dim,
+            cos.shape[1],
+            x.stride(0),
+            _threads(),
+        )
+        return y
+
+    def paged_attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        block_tables: Tensor,
+        query_starts: Tensor,
+        context_lens: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """float32 q; contiguous float32 or float16 caches with head_dim a multiple of 16."""
+        q, tables = q.contiguous(), block_tables.contiguous()
+        starts, lengths = query_starts.contiguous(), context_lens.contiguous()
+        output = torch.empty_like(q)
+        _, block_size, kv_heads, head_dim = k_cache.shape
+        self._c.qcode_paged_attention(
+            q.data_ptr(),
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            tables.data_ptr(),
+            starts.data_ptr(),
+            lengths.data_ptr(),
+            output.data_ptr(),
+            len(lengths),
+            q.shape[1],
+            kv_heads,
+            head_dim,
+            block_size,
+            tables.shape[1],
+            scale,
+            k_cache.dtype == torch.float16,
+            _threads(),
+        )
+        return output
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _library(directory: Path, variant: str) -> Path:
+    return directory / f"qcode_kernels_{variant}.so"
+
+
+def load(directory: Path, variant: str | None = None) -> KernelLibrary:
+    """The libraries that `build` put into `directory`: the named variant, or the CPU's best.
+
+    Raises OSError when they are missing or cannot be loaded.
+    """
+    if variant is None:
+        portable = ctypes.CDLL(str(_library(directory, "portable")))
+        portable.qcode_best_variant.restype = ctypes.c_char_p
+        variant = portable.qcode_best_variant().decode()
+    return KernelLibrary(_library(directory, variant), variant)
+
+
+@functools.cache
+def _installed() -> KernelLibrary | str:
+    """The library in use, or why there is none."""
+    wanted = os.environ.get(VARIABLE) or None
+    if wanted == "torch":
+        return f"switched off by {VARIABLE}=torch"
+    if not (_library(DIRECTORY, wanted or "portable")).exists():
+        return "not compiled; run `python -m qcode.engine.kernels.build` (needs a C++ compiler)"
+    try:
+        return load(DIRECTORY, wanted)
+    except OSError as error:
+        return f"cannot be loaded: {error}"
+
+
+def installed() -> KernelLibrary | None:
+    """The compiled kernels of this installation, loaded on first use; None without them."""
+    found = _installed()
+    return found if isinstance(found, KernelLibrary) else None
+
+
+def status() -> str:
+    """One line for `qcode doctor`: which variant is loaded, or why none is."""
+    found = _installed()
+    if isinstance(found, KernelLibrary):
+        return f"compiled kernels: {found.variant}, {_threads()} threads"
+    return f"compiled kernels: {found}; plain torch is used, which is many times slower"

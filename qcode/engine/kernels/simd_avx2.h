@@ -1,0 +1,78 @@
+// AVX2 with FMA and F16C: bytes are multiplied into 16-bit sums, widened before they can overflow.
+#pragma once
+
+#include <immintrin.h>
+
+namespace qcode {
+
+constexpr int kTileTokens = 4;
+
+// See simd_avx512.h. `maddubs` adds two products of a code below 2^kBits and an x of at most 127
+// into a signed 16-bit sum: that leaves room for eight such sums of 4-bit codes, four of 5-bit ones
+// and two of 6-bit ones.
+template <int kBits, int kOffset>
+struct ByteDot {
+    static_assert(kBits >= 4 && kBits <= 6);
+    static constexpr int kQuadsPerWidening = 8 >> (kBits - 4);
+    __m256i sums;
+    __m256i narrow = _mm256_setzero_si256();
+
+    explicit ByteDot(int column_sum) : sums(_mm256_set1_epi32(-kOffset * column_sum)) {}
+
+    template <int kQuad>
+    void add(Bytes codes, const int8_t* x) {
+        int32_t four;
+        std::memcpy(&four, x, sizeof four);
+        const __m256i products = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(four));
+        narrow = _mm256_add_epi16(narrow, products);
+        if constexpr ((kQuad + 1) % kQuadsPerWidening == 0) {
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)));
+            narrow = _mm256_setzero_si256();
+        }
+    }
+
+    // Whole widenings only: 16 and 32 columns are 4 and 8 quads, and 4-bit codes need all 8.
+    Floats result() const { return (Floats)_mm256_cvtepi32_ps(sums); }
+};
+
+// Eight-bit codes do not fit the unsigned operand next to a signed x without overflow, so the sign
+// moves from the weight to x: |w| * (sign(w) x).
+template <>
+struct ByteDot<8, 128> {
+    __m256i sums = _mm256_setzero_si256();
+
+    explicit ByteDot(int) {}
+
+    template <int kQuad>
+    void add(Bytes codes, const int8_t* x) {
+        int32_t four;
+        std::memcpy(&four, x, sizeof four);
+        const __m256i weights = _mm256_xor_si256((__m256i)codes, _mm256_set1_epi8(-128));
+        const __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(four), weights);
+        const __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed_x);
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+    }
+
+    Floats result() const { return (Floats)_mm256_cvtepi32_ps(sums); }
+};
+
+inline float sum(Floats vector) {
+    const __m256 all = (__m256)vector;
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+inline Floats load_half(const uint16_t* source) {
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
+}
+
+inline Floats load_unsigned_bytes(const uint8_t* source) {
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)source)));
+}
+
+inline Floats load_signed_bytes(const int8_t* source) {
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)source)));
+}
+
+}  // namespace qcode

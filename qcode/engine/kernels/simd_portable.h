@@ -1,0 +1,48 @@
+// Any CPU: vectors of 16 bytes, which the compiler maps to what it has.
+#pragma once
+
+namespace qcode {
+
+constexpr int kTileTokens = 4;
+
+// See simd_avx512.h.
+template <int kBits, int kOffset>
+struct ByteDot {
+    Ints sums;
+
+    explicit ByteDot(int column_sum) : sums(Ints{} - kOffset * column_sum) {}
+
+    // A product of a code and an x fits 16 bits, a sum of two does not.
+    template <int kQuad>
+    void add(Bytes codes, const int8_t* x) {
+        const Words words = (Words)codes;
+        const Ints even = Ints{} + (int32_t(x[2]) << 16 | (x[0] & 0xffff));
+        const Ints odd = Ints{} + (int32_t(x[3]) << 16 | (x[1] & 0xffff));
+        const Ints first = (Ints)((Shorts)(words & 0xff) * (Shorts)even);
+        const Ints second = (Ints)((Shorts)(words >> 8) * (Shorts)odd);
+        sums += (first << 16 >> 16) + (first >> 16) + (second << 16 >> 16) + (second >> 16);
+    }
+
+    Floats result() const { return to_floats(sums); }
+};
+
+inline float sum(Floats vector) { return (vector[0] + vector[1]) + (vector[2] + vector[3]); }
+
+inline Floats load_half(const uint16_t* source) {
+    Floats values;
+    for (int lane = 0; lane < kLanes; lane++) values[lane] = half_to_float(source[lane]);
+    return values;
+}
+
+template <class Byte>
+inline Floats load_bytes_as_floats(const Byte* source) {
+    Floats values;
+    for (int lane = 0; lane < kLanes; lane++) values[lane] = float(source[lane]);
+    return values;
+}
+
+inline Floats load_unsigned_bytes(const uint8_t* source) { return load_bytes_as_floats(source); }
+
+inline Floats load_signed_bytes(const int8_t* source) { return load_bytes_as_floats(source); }
+
+}  // namespace qcode

@@ -1,0 +1,50 @@
+"""The kernels of this checkout, compiled once for the whole run."""
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from qcode.engine.kernels import build
+from qcode.engine.kernels.library import KernelLibrary, load
+
+VARIANTS = ["portable", "avx2", "avx512"]
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory with every variant; workers of one run share it."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "compiled-kernels"
+    directory.mkdir(exist_ok=True)
+    try:
+        build.find_compiler()
+    except build.BuildFailed as error:
+        pytest.skip(str(error))
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if len(list(directory.glob("*.so"))) < len(build.variants()):
+            build.build(directory)
+    return directory
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def library(compiled_kernels: Path, request: pytest.FixtureRequest) -> KernelLibrary:
+    """Each variant that this CPU can run."""
+    best = load(compiled_kernels).variant
+    if VARIANTS.index(request.param) > VARIANTS.index(best):
+        pytest.skip(f"this CPU runs {best} kernels at most")
+    return load(compiled_kernels, request.param)
+
+
+@pytest.fixture
+def random_tensor() -> Callable[..., torch.Tensor]:
+    """Normally distributed, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return make

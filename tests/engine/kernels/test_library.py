@@ -1,0 +1,179 @@
+"""The compiled kernels against their torch definitions, and how they are found."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from qcode.engine import kernels
+from qcode.engine.kernels import reference
+from qcode.engine.kernels.library import VARIABLE, KernelLibrary, load, status
+
+RandomTensor = Callable[..., Tensor]
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (1, 1536), (3, 7), (40, 896)])
+def test_rms_norm(
+    library: KernelLibrary, shape: tuple[int, int], random_tensor: RandomTensor
+) -> None:
+    x, weight = random_tensor(*shape) * 3, random_tensor(shape[1])
+    expected = reference.rms_norm(x, weight, 1e-6)
+    torch.testing.assert_close(library.rms_norm(x, weight, 1e-6), expected, rtol=3e-6, atol=1e-6)
+    zero = torch.zeros(2, 32)
+    assert torch.equal(library.rms_norm(zero, torch.ones(32), 1e-6), zero)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (1, 5), (3, 4864), (17, 2049)])
+def test_silu_and_mul(
+    library: KernelLibrary, shape: tuple[int, int], random_tensor: RandomTensor
+) -> None:
+    gate, up = random_tensor(*shape) * 8, random_tensor(*shape)
+    expected = reference.silu_and_mul(gate, up)
+    torch.testing.assert_close(library.silu_and_mul(gate, up), expected, rtol=2e-6, atol=1e-7)
+
+
+def test_silu_and_mul_far_from_zero(library: KernelLibrary) -> None:
+    gate = torch.tensor([-1e30, -1000, -88, -50, 0, 50, 88, 1000, 1e30])
+    up = torch.ones(9)
+    expected = reference.silu_and_mul(gate, up)
+    torch.testing.assert_close(library.silu_and_mul(gate, up), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [8, 16, 6, 0])
+def test_rotary(library: KernelLibrary, half: int, random_tensor: RandomTensor) -> None:
+    x, angles = random_tensor(5, 3, 32), random_tensor(5, half)
+    cos, sin = angles.cos(), angles.sin()
+    expected = reference.apply_rotary(x, cos, sin)
+    torch.testing.assert_close(library.apply_rotary(x, cos, sin), expected, rtol=1e-6, atol=1e-6)
+    heads_of_wider_rows = random_tensor(5, 200)[:, 20:116].view(5, 3, 32)
+    torch.testing.assert_close(
+        library.apply_rotary(heads_of_wider_rows, cos, sin),
+        reference.apply_rotary(heads_of_wider_rows, cos, sin),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def attention_inputs(
+    random_tensor: RandomTensor,
+    sequences: list[tuple[int, int]],
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block_size: int = 16,
+) -> tuple[Tensor, ...]:
+    """Arguments of paged_attention for (queries, context) pairs, on shuffled blocks."""
+    widths = [-(-context // block_size) for _, context in sequences]
+    order = torch.randperm(sum(widths) + 2, generator=torch.Generator().manual_seed(1)).int()
+    tables = torch.full((len(sequences), max(widths)), -1, dtype=torch.int32)
+    used = 0
+    for row, width in enumerate(widths):
+        tables[row, :width] = order[used : used + width]
+        used += width
+    counts = torch.tensor([0, *(count for count, _ in sequences)])
+    cache_shape = (sum(widths) + 2, block_size, kv_heads, head_dim)
+    return (
+        random_tensor(int(counts.sum()), heads, head_dim),
+        random_tensor(*cache_shape),
+        random_tensor(*cache_shape),
+        tables,
+        counts.cumsum(0).int(),
+        torch.tensor([context for _, context in sequences], dtype=torch.int32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"),
+    [(14, 2, 64), (12, 2, 128), (4, 4, 32), (3, 1, 80), (8, 1, 256)],
+)
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [(1, 1)],
+        [(1, 1500)],
+        [(40, 40)],
+        [(33, 500)],
+        [(1, 31), (3, 33), (1, 700), (20, 64), (5, 5)],
+    ],
+    ids=["first token", "long decode", "prompt", "later chunk", "mixed"],
+)
+@pytest.mark.parametrize("cache", [torch.float32, torch.float16])
+def test_paged_attention(
+    library: KernelLibrary,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    sequences: list[tuple[int, int]],
+    cache: torch.dtype,
+    random_tensor: RandomTensor,
+) -> None:
+    q, k, v, *rest = attention_inputs(random_tensor, sequences, heads, kv_heads, head_dim)
+    arguments = (q, k.to(cache), v.to(cache), *rest, head_dim**-0.5)
+    expected = reference.paged_attention(*arguments)  # type: ignore[arg-type]
+    actual = library.paged_attention(*arguments)  # type: ignore[arg-type]
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_attention_with_scores_far_apart(
+    library: KernelLibrary, random_tensor: RandomTensor
+) -> None:
+    """One key outweighs all others; its row must win whichever range of keys it is in."""
+    inputs = attention_inputs(random_tensor, [(1, 1300), (20, 600)], 4, 2, 32)
+    arguments = (inputs[0] * 100, *inputs[1:], 1.0)
+    expected = reference.paged_attention(*arguments)  # type: ignore[arg-type]
+    actual = library.paged_attention(*arguments)  # type: ignore[arg-type]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_best_variant_of_a_directory_is_loaded(compiled_kernels: Path, tmp_path: Path) -> None:
+    assert load(compiled_kernels).variant in ("portable", "avx2", "avx512")
+    with pytest.raises(OSError, match="qcode_kernels_portable"):
+        load(tmp_path)
+
+
+def test_dispatch_falls_back_to_torch_for_other_dtypes(random_tensor: RandomTensor) -> None:
+    x, weight = random_tensor(2, 8).double(), torch.ones(8).double()
+    assert torch.equal(kernels.rms_norm(x, weight, 1e-6), reference.rms_norm(x, weight, 1e-6))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_dispatch_computes_the_same_with_and_without_the_library(compiled: bool) -> None:
+    """In a process of its own, since the choice is made once."""
+    program = """
+import torch
+from qcode.engine import kernels
+from qcode.engine.kernels import library, reference
+x, w = torch.randn(3, 32), torch.randn(32)
+torch.testing.assert_close(kernels.rms_norm(x, w, 1e-6), reference.rms_norm(x, w, 1e-6))
+torch.testing.assert_close(kernels.silu_and_mul(x, x), reference.silu_and_mul(x, x))
+print(library.status())
+"""
+    setting = {VARIABLE: "" if compiled else "torch"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(kernels.__file__).parents[3],
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **setting},
+    )
+    expected = status() if compiled else f"switched off by {VARIABLE}=torch"
+    assert expected.split(",")[0] in done.stdout
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    program = """
+import sys
+from qcode.engine import kernels
+from qcode.engine.kernels import library
+maps = open("/proc/self/maps").read() if sys.platform == "linux" else ""
+assert "qcode_kernels" not in maps
+assert library._installed.cache_info().currsize == 0
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=Path(kernels.__file__).parents[3]
+    )

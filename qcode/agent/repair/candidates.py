@@ -1,0 +1,230 @@
+"""The search for a fix: answers of the model in order of promise, all on one cached prompt.
+
+A best-first search. The greedy answer comes first. Wherever it was unsure, the runner-up token
+makes a branch: the tokens before it are kept and the rest is generated again, so a branch costs
+its tail only. A model that copies a fault is most unsure exactly there. Fixed entries in the same
+queue (another answer format, single targets, samples) come up when no branch is more promising.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qcode.agent.repair.answers import (
+    Proposal,
+    changes_nothing,
+    fingerprint,
+    is_well_formed,
+    read_definition,
+    read_search_replace,
+)
+from qcode.agent.repair.definitions import Definition
+from qcode.agent.repair.grammars import definition_grammar, search_replace_grammar
+from qcode.agent.repair.overfitting import special_cases
+from qcode.agent.repair.project_files import language_of
+from qcode.agent.repair.prompt import SYSTEM, RepairPrompt
+from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
+from qcode.protocol.chunks import Completed, TokenChoice
+from qcode.protocol.messages import UserMessage
+from qcode.protocol.sampling import SamplingParams
+
+MAX_FUNCTION_LINES = 40  # longer definitions are changed by SEARCH/REPLACE
+MAX_TARGETS = 4
+MIN_RUNNER_UP = 0.02  # less likely tokens are not worth a test run
+SAMPLE_TEMPERATURE = 0.8
+MAX_SAMPLES = 8
+
+# The promise of what is not a branch, on the scale of a runner-up's probability.
+GREEDY = 1.0
+OTHER_FORM = 0.32
+SINGLE_TARGET = 0.30
+SAMPLE = 0.22
+LATER = 0.85  # factor for each further one of a kind
+
+Form = Literal["definition", "search_replace", "plain"]
+Ask = Callable[[ChatRequest], Awaitable[Completed]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One request to come: the answer's form, what it may aim at, and how it begins."""
+
+    form: Form
+    targets: tuple[Definition, ...]
+    prefix_ids: tuple[int, ...] = ()
+    prefix_text: str = ""
+    seed: int | None = None
+
+    @property
+    def origin(self) -> str:
+        if self.seed is not None:
+            return "sample"
+        return "branch" if self.prefix_ids else "greedy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    proposal: Proposal
+    origin: str
+
+
+class CandidateSearch:
+    """`outcomes` counts what became of the answers so far."""
+
+    def __init__(
+        self,
+        *,
+        prompt: RepairPrompt,
+        files: dict[str, str],
+        test_source: str,
+        model: ModelInfo,
+        ask: Ask,
+    ) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._prompt = prompt
+        self._files = files
+        self._test_source = test_source
+        self._model = model
+        self._ask = ask
+        self._queue: list[tuple[float, int, Attempt]] = []
+        self._num_pushed = 0
+        self._seen: set[tuple[str, str]] = set()
+
+    async def candidates(self) -> AsyncGenerator[Candidate, None]:
+        """Well-formed, distinct changes; those that special-case the test's values come last.
+        Raises what `ask` raises."""
+        self._plan()
+        doubtful: list[Candidate] = []
+        while self._queue:
+            negative_promise, _, attempt = heapq.heappop(self._queue)
+            completed = await self._ask(self._request(attempt))
+            self._branch(-negative_promise, attempt, completed.trace)
+            proposal = self._read(attempt, completed.message.text)
+            outcome = self._judge(proposal)
+            self.outcomes[outcome] += 1
+            if proposal is None or outcome != "candidate":
+                continue
+            candidate = Candidate(proposal=proposal, origin=attempt.origin)
+            if special_cases(proposal, self._test_source):
+                doubtful.append(candidate)
+            else:
+                yield candidate
+        for candidate in doubtful:
+            yield candidate
+
+    def _push(self, promise: float, attempt: Attempt) -> None:
+        self._num_pushed += 1  # equal promises keep their order
+        heapq.heappush(self._queue, (-promise, self._num_pushed, attempt))
+
+    def _plan(self) -> None:
+        forms = self._forms()
+        for number, (form, targets) in enumerate(forms):
+            self._push(GREEDY if number == 0 else OTHER_FORM, Attempt(form=form, targets=targets))
+        form, targets = forms[0]
+        if form == "definition" and len(targets) > 1:
+            for number, target in enumerate(targets):
+                self._push(SINGLE_TARGET * LATER**number, Attempt(form=form, targets=(target,)))
+        for seed in range(MAX_SAMPLES):
+            form, targets = forms[seed % len(forms)]
+            self._push(SAMPLE * LATER**seed, Attempt(form=form, targets=targets, seed=seed))
+
+    def _forms(self) -> list[tuple[Form, tuple[Definition, ...]]]:
+        targets = rewritable(self._prompt.shown)
+        if not self._model.constrains:
+            return [("plain", targets or self._prompt.shown)]
+        forms: list[tuple[Form, tuple[Definition, ...]]] = []
+        if targets:
+            forms.append(("definition", targets))
+        forms.append(("search_replace", ()))
+        return forms
+
+    def _request(self, attempt: Attempt) -> ChatRequest:
+        greedy = attempt.seed is None
+        longest = max((len(item.text) for item in attempt.targets), default=600)
+        answer = None
+        if self._model.constrains:
+            answer = AnswerShape(
+                grammar=search_replace_grammar(self._prompt.lines)
+                if attempt.form == "search_replace"
+                else definition_grammar(attempt.targets),
+                prefix_ids=attempt.prefix_ids,
+                trace=greedy,
+            )
+        return ChatRequest(
+            system=SYSTEM,
+            messages=(UserMessage(content=self._prompt.text),),
+            sampling=SamplingParams(
+                temperature=0.0 if greedy else SAMPLE_TEMPERATURE,
+                top_p=1.0 if greedy else 0.95,
+                repetition_penalty=1.0,
+                seed=attempt.seed,
+                max_tokens=80 + longest // 2,
+            ),
+            answer=answer,
+        )
+
+    def _read(self, attempt: Attempt, text: str) -> Proposal | None:
+        if attempt.form == "search_replace":
+            return read_search_replace(text, self._files)
+        return read_definition(text, attempt.targets or self._prompt.shown, self._files)
+
+    def _judge(self, proposal: Proposal | None) -> str:
+        if proposal is None:
+            return "unusable"
+        if not is_well_formed(proposal):
+            return "syntax error"
+        if changes_nothing(proposal):
+            return "no change"
+        mark = fingerprint(proposal)
+        if mark in self._seen:
+            return "repeated"
+        self._seen.add(mark)
+        return "candidate"
+
+    def _branch(self, promise: float, attempt: Attempt, trace: Sequence[TokenChoice]) -> None:
+        ids, written = attempt.prefix_ids, attempt.prefix_text
+        for choice in trace:
+            if worth_branching(choice, written, attempt):
+                branch = Attempt(
+                    form=attempt.form,
+                    targets=attempt.targets,
+                    prefix_ids=(*ids, choice.runner_up_id),
+                    prefix_text=written + choice.runner_up_text,
+                )
+                self._push(min(promise, 1.0) * choice.runner_up_probability, branch)
+            ids = (*ids, choice.token_id)
+            written += choice.text
+
+
+_COMMENT = re.compile(r"(?:^|\s)(?:#|//)")
+
+
+def worth_branching(choice: TokenChoice, written: str, attempt: Attempt) -> bool:
+    """Not where the runner-up is unlikely or differs in layout only, nor in the header (targets
+    have attempts of their own), in a comment or in a docstring."""
+    if choice.runner_up_probability < MIN_RUNNER_UP or not choice.runner_up_text.strip():
+        return False
+    if choice.runner_up_text.strip() == choice.text.strip():
+        return False
+    if _COMMENT.match(choice.runner_up_text.strip()):
+        return False
+    line = written.rpartition("\n")[2]
+    if attempt.form == "search_replace":
+        return not _COMMENT.search(line)
+    if not any(item.header in written for item in attempt.targets):
+        return False
+    return not _COMMENT.search(line) and written.count('"""') % 2 == 0
+
+
+def rewritable(shown: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Targets short enough to be written whole; of those with the same header the first."""
+    distinct: dict[str, Definition] = {}
+    for item in shown:
+        if item.num_lines <= MAX_FUNCTION_LINES and language_of(item.path):
+            distinct.setdefault(item.header, item)
+    return tuple(distinct.values())[:MAX_TARGETS]

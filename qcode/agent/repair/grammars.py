@@ -1,0 +1,82 @@
+"""Lark grammars, as llguidance reads them, that enumerate what an answer may aim at.
+
+Only the target is enumerated: which definition, or which lines of a file. What comes after is
+free text whose end is structural, so an answer can neither name what does not exist nor run on
+into the next function.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from qcode.agent.repair.definitions import Definition
+from qcode.agent.repair.project_files import language_of
+
+SEARCH = "<<<<<<< SEARCH\n"
+DIVIDER = "=======\n"
+REPLACE = ">>>>>>> REPLACE"
+
+
+def definition_grammar(definitions: Iterable[Definition]) -> str:
+    """One fenced code block holding one of the definitions, rewritten whole.
+
+    A Python definition ends before the next line that is not indented deeper, others with the
+    brace at their own indentation. One blank line at a time may stand between the lines.
+    """
+    rules: list[str] = []
+    names: list[str] = []
+    for number, definition in enumerate(definitions):
+        names.append(f"d{number}")
+        fence = _literal(f"```{language_of(definition.path)}\n")
+        rules.append(f"d{number}: {fence} {_literal(definition.header)} REST {_body(definition)}")
+    return "\n".join([f'start: ({" | ".join(names)}) "```"', *rules, r"REST: /[^\n]*\n/"]) + "\n"
+
+
+def _body(definition: Definition) -> str:
+    indent = _pattern(definition.indent)
+    deeper = rf"/\n?{indent}[ \t][ \t]*[^ \t\n][^\n]*\n/"
+    if language_of(definition.path) != "python":
+        return rf"({deeper})* /{indent}\}}[^\n]*\n/"
+    closing = rf"/{indent}[\)\]\}}][^\n]*\n/"
+    return f"({deeper} | {closing}){'+' if definition.kind == 'function' else '*'}"
+
+
+def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> str:
+    """One SEARCH/REPLACE block whose SEARCH part is a run of the given lines.
+
+    `lines` maps a path to its (number, text) pairs; a run goes on only to the next number. Where
+    there are several paths the block begins with the path.
+    """
+    rules: list[str] = []
+    blocks: list[str] = []
+    for file_number, (path, numbered) in enumerate(lines.items()):
+        pairs = list(numbered)
+        known = {number for number, _ in pairs}
+        starts = []
+        for number, text in pairs:
+            rule = f"f{file_number}l{number}"
+            following = f" f{file_number}l{number + 1}?" if number + 1 in known else ""
+            rules.append(f"{rule}: {_literal(text + chr(10))}{following}")
+            if text.strip():
+                starts.append(rule)
+        heading = f"{_literal(path + chr(10))} " if len(lines) > 1 else ""
+        blocks.append(f"({heading}{_literal(SEARCH)} ({' | '.join(starts)}))")
+    return (
+        "\n".join(
+            [
+                f"start: ({' | '.join(blocks)}) {_literal(DIVIDER)} NEW* {_literal(REPLACE)}",
+                *rules,
+                r"NEW: /([^<=>\n][^\n]*)?\n/",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text)
+
+
+def _pattern(indent: str) -> str:
+    return indent.replace("\t", r"\t")

@@ -1,0 +1,264 @@
+"""The repair strategy: the harness runs the tests, shows the failure, and lets the tests judge
+the changes that the model proposes.
+
+A small model cannot find its way with free tool calls; it can often write one function right when
+it sees the failure and the source. What decides is the test, so a wrong answer costs seconds and
+nothing else: it is undone before the next one is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcode.agent.repair.candidates import Candidate, CandidateSearch
+from qcode.agent.repair.discovery import discover_runners
+from qcode.agent.repair.failure import Failure, TestReport
+from qcode.agent.repair.goal import RepairGoal
+from qcode.agent.repair.judge import Judge, check_it_ran
+from qcode.agent.repair.project_files import ProjectFiles
+from qcode.agent.repair.prompt import RepairPrompt, build_prompt
+from qcode.agent.repair.quick_fixes import quick_fixes
+from qcode.agent.repair.runners import TestRunner, runner_of
+from qcode.agent.repair.sources import Suspects, find_suspects
+from qcode.agent.repair.trial import CommandRun, Trial
+from qcode.agent.turn import TurnContext, TurnOutcome
+from qcode.agent.verification import HARNESS
+from qcode.protocol.backends import ChatRequest
+from qcode.protocol.chunks import Completed
+from qcode.protocol.errors import TaskNotDone
+from qcode.protocol.events import Notice
+from qcode.protocol.messages import AssistantMessage, TextBlock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairBudget:
+    """For one failure: changes that are tried, answers of the model (many change nothing), and
+    seconds since its first answer."""
+
+    max_candidates: int = 12
+    max_answers: int = 40
+    max_seconds: float = 120.0
+
+
+class BudgetSpent(Exception):
+    """The search for a fix ended without one."""
+
+
+class RepairStrategy:
+    """Leaves the tree as it was where nothing worked, also when cancelled."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        goal: RepairGoal,
+        verify: str | None = None,
+        budget: RepairBudget | None = None,
+    ) -> None:
+        self._project = ProjectFiles(root)
+        self._goal = goal
+        self._verify = verify
+        self._budget = budget or RepairBudget()
+
+    async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
+        """Raises `TaskNotDone` where no test could be run or a step was not allowed."""
+        trial = Trial(turn, self._project)
+        try:
+            return await _Repair(
+                self._project, self._goal, self._verify, self._budget, turn, trial
+            ).run()
+        finally:
+            trial.restore()
+
+
+class _Repair:
+    """One run of the strategy."""
+
+    def __init__(
+        self,
+        project: ProjectFiles,
+        goal: RepairGoal,
+        verify: str | None,
+        budget: RepairBudget,
+        turn: TurnContext,
+        trial: Trial,
+    ) -> None:
+        self._project = project
+        self._goal = goal
+        self._verify = verify
+        self._budget = budget
+        self._turn = turn
+        self._trial = trial
+        self._fixed: list[str] = []
+        self._num_tried = 0
+
+    async def run(self) -> TurnOutcome:
+        runner, judge, run = await self._show_failure()
+        if run.passed:
+            return self._finish(f"`{judge.last_command}` passes already: nothing to fix.", judge)
+        report: TestReport | None = runner.report(run.output)
+        tried: set[str] = set()
+        while report is not None:
+            failure = next((item for item in report.failures if item.test not in tried), None)
+            if failure is None:
+                return self._not_done(report, judge)
+            tried.add(failure.test)
+            verdict_report = await self._repair(failure, judge)
+            if verdict_report is not False:
+                report = verdict_report
+        changed = ", ".join(self._fixed)
+        return self._finish(
+            f"Fixed: {changed}. `{judge.last_command}` passes now, after "
+            f"{self._num_tried} tried change{'s' if self._num_tried != 1 else ''}.",
+            judge,
+        )
+
+    async def _show_failure(self) -> tuple[TestRunner, Judge, CommandRun]:
+        """Runs what fails, by the first runner that is installed."""
+        if self._goal.command:
+            runners: tuple[TestRunner, ...] = (runner_of(self._goal.command),)
+        else:
+            runners = await asyncio.to_thread(discover_runners, self._project)
+        if not runners:
+            raise TaskNotDone(
+                "No tests were found in this directory.",
+                hint="Name the command that fails in the prompt: make `COMMAND` pass.",
+            )
+        for number, runner in enumerate(runners, start=1):
+            judge = Judge(self._trial, runner)
+            command = runner.only(self._goal.test) if self._goal.test else runner.suite
+            run = await judge.first_run(command)
+            missing = "No module named pytest" in run.output
+            if not missing or number == len(runners):
+                break
+        check_it_ran(run, command)
+        return runner, judge, run
+
+    async def _repair(self, failure: Failure, judge: Judge) -> TestReport | bool | None:
+        """What still fails once this failure is repaired (None: nothing); False where no change
+        repaired it, and the files are as they were."""
+        suspects = await asyncio.to_thread(
+            find_suspects, failure, self._project, include_tests=self._goal.edits_tests
+        )
+        if not suspects.files:
+            self._say("No source file of this project takes part in the failure.", "warning")
+            return False
+        prompt = build_prompt(failure, suspects)
+        self._announce(failure, prompt)
+        outcomes: Counter[str] = Counter()
+        candidates = self._candidates(failure, suspects, prompt, outcomes)
+        try:
+            async with aclosing(candidates) as stream:
+                async for candidate in stream:
+                    self._num_tried += 1
+                    await self._trial.apply(candidate.proposal)
+                    verdict = await judge.verdict(failure, candidate.proposal)
+                    if verdict.fixed:
+                        self._trial.keep()
+                        self._fixed.append(
+                            f"{candidate.proposal.target} in {candidate.proposal.path}"
+                        )
+                        return verdict.remaining
+                    self._trial.restore()
+                    self._say(f"That was not it; {candidate.proposal.path} is as it was.")
+        except BudgetSpent:
+            pass
+        return False
+
+    async def _candidates(
+        self,
+        failure: Failure,
+        suspects: Suspects,
+        prompt: RepairPrompt,
+        outcomes: Counter[str],
+    ) -> AsyncGenerator[Candidate, None]:
+        """What the interpreter suggests, then what the model answers, within the budget."""
+        for proposal in await asyncio.to_thread(quick_fixes, failure, self._project):
+            yield Candidate(proposal=proposal, origin="message")
+        clock = _Clock(self._budget)
+
+        async def ask(request: ChatRequest) -> Completed:
+            clock.check()
+            completed = await self._turn.stream(request, show=False)
+            clock.count()
+            return completed
+
+        search = CandidateSearch(
+            prompt=prompt,
+            files=suspects.files,
+            test_source=suspects.test.source,
+            model=self._turn.backend.model,
+            ask=ask,
+        )
+        num_candidates = 0
+        async with aclosing(search.candidates()) as found:
+            async for candidate in found:
+                yield candidate
+                num_candidates += 1
+                if num_candidates >= self._budget.max_candidates:
+                    raise BudgetSpent
+
+    def _announce(self, failure: Failure, prompt: RepairPrompt) -> None:
+        names = ", ".join(item.qualified for item in prompt.shown[:3]) or ", ".join(prompt.lines)
+        self._say(
+            f"{failure.test or 'The command'} fails; looking at {names}. At most "
+            f"{self._budget.max_candidates} changes or {self._budget.max_seconds:.0f} s."
+        )
+
+    def _say(self, text: str, level: str = "info") -> None:
+        self._turn.emit(Notice(text=text, level="warning" if level == "warning" else "info"))
+
+    def _finish(self, text: str, judge: Judge) -> TurnOutcome:
+        self._turn.add(_closing(text))
+        verified = 0 if self._verify is not None and judge.last_command == self._verify else None
+        return TurnOutcome(reason="completed", text=text, verify_exit_code=verified)
+
+    def _not_done(self, report: TestReport, judge: Judge) -> TurnOutcome:
+        remaining = ", ".join(sorted(report.failing)[:3]) or f"`{judge.last_command}`"
+        if self._fixed:
+            text = (
+                f"Fixed: {', '.join(self._fixed)}. Still failing: {remaining}; "
+                "for that no change was found, and nothing else was changed."
+            )
+        else:
+            text = (
+                f"No fix was found for {remaining}: {self._num_tried} changes were tried, none "
+                "passed the tests. The files are as they were."
+            )
+        self._turn.add(_closing(text))
+        hint = "A larger model can do more: name one with --model, or an endpoint with --base-url."
+        return TurnOutcome(reason="failed", text=text, error=TaskNotDone(text, hint=hint))
+
+
+class _Clock:
+    """Counts answers, and seconds from the first one on: reading the prompt is not held against
+    the search."""
+
+    def __init__(self, budget: RepairBudget) -> None:
+        self._budget = budget
+        self._num_answers = 0
+        self._first_answer: float | None = None
+
+    def check(self) -> None:
+        """Raises `BudgetSpent`."""
+        late = (
+            self._first_answer is not None
+            and time.monotonic() - self._first_answer > self._budget.max_seconds
+        )
+        if late or self._num_answers >= self._budget.max_answers:
+            raise BudgetSpent
+
+    def count(self) -> None:
+        self._num_answers += 1
+        if self._first_answer is None:
+            self._first_answer = time.monotonic()
+
+
+def _closing(text: str) -> AssistantMessage:
+    return AssistantMessage(blocks=(TextBlock(text=text),), stop_reason="end", model=HARNESS)

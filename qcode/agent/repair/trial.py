@@ -1,0 +1,119 @@
+"""Running commands and trying changes through the turn's own tools, with a way back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcode.agent.repair.answers import Proposal
+from qcode.agent.repair.project_files import ProjectFiles
+from qcode.agent.turn import TurnContext
+from qcode.agent.verification import HARNESS, SHELL_TOOL
+from qcode.protocol.errors import TaskNotDone
+from qcode.protocol.messages import AssistantMessage, TextBlock, ToolCall
+from qcode.protocol.tools import ToolResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRun:
+    """`exit_code` is None where the command ran past its time limit."""
+
+    exit_code: int | None
+    output: str
+    duration_s: float
+
+    @property
+    def passed(self) -> bool:
+        return self.exit_code == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Original:
+    data: bytes
+    mtime_ns: int
+
+
+class Trial:
+    """What was changed since the last `keep` can be put back at any moment, without awaiting."""
+
+    def __init__(self, turn: TurnContext, project: ProjectFiles) -> None:
+        self._turn = turn
+        self._project = project
+        self._originals: dict[Path, _Original] = {}
+        self._changed_at = 0
+
+    async def run(self, command: str, *, timeout_s: float, saying: str = "") -> CommandRun:
+        """Raises `TaskNotDone` where the command was not allowed."""
+        started = time.monotonic()
+        result = await self._call(
+            SHELL_TOOL, {"command": command, "timeout": round(timeout_s * 1000)}, saying
+        )
+        duration_s = time.monotonic() - started
+        if result.exit_code is None and not _timed_out(result):
+            raise TaskNotDone(
+                f"`{command}` was not run: {_first_line(result)}",
+                hint="Allow the command when asked, or with --allow or --yolo.",
+            )
+        return CommandRun(exit_code=result.exit_code, output=result.content, duration_s=duration_s)
+
+    async def apply(self, proposal: Proposal, *, saying: str = "") -> None:
+        """Changes one file. Raises `TaskNotDone` where the change was not allowed."""
+        path = self._project.root / proposal.path
+        await self._new_second()
+        self._originals.setdefault(
+            path, _Original(data=path.read_bytes(), mtime_ns=path.stat().st_mtime_ns)
+        )
+        await self._call("read_file", {"file_path": str(path)}, saying)
+        result = await self._call(
+            "edit",
+            {"file_path": str(path), "old_string": proposal.old, "new_string": proposal.new},
+        )
+        self._changed_at = int(time.time())
+        if result.is_error:
+            raise TaskNotDone(
+                f"{proposal.path} was not changed: {_first_line(result)}",
+                hint="Allow the edit when asked, or with --approval-mode auto-edit or --yolo.",
+            )
+
+    def restore(self) -> None:
+        """Puts every changed file back, byte for byte and with its time of change, so that caches
+        keyed on it (Python's bytecode) stay right."""
+        for path, original in self._originals.items():
+            if path.read_bytes() != original.data:
+                path.write_bytes(original.data)
+                os.utime(path, ns=(original.mtime_ns, original.mtime_ns))
+        self._originals.clear()
+
+    def keep(self) -> None:
+        """What was changed so far stays."""
+        self._originals.clear()
+
+    async def _new_second(self) -> None:
+        """Bytecode caches compare times in whole seconds and sizes: two versions of a file of the
+        same size must not be written within one."""
+        now = time.time()
+        if int(now) == self._changed_at:
+            await asyncio.sleep(self._changed_at + 1 - now)
+
+    async def _call(self, name: str, arguments: dict[str, object], saying: str = "") -> ToolResult:
+        call = ToolCall(
+            id=f"repair_{secrets.token_hex(4)}", name=name, arguments=json.dumps(arguments)
+        )
+        said = (TextBlock(text=saying),) if saying else ()
+        message = AssistantMessage(blocks=(*said, call), stop_reason="tool_calls", model=HARNESS)
+        self._turn.add(message)
+        (result,) = await self._turn.run_calls(message)
+        return result
+
+
+def _timed_out(result: ToolResult) -> bool:
+    return "timed out" in result.content or "time limit" in result.content
+
+
+def _first_line(result: ToolResult) -> str:
+    return next(iter(result.content.strip().splitlines()), "it was refused")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -118,15 +118,32 @@ class GrammarCompiler:
             raise EngineError(f"the grammar does not compile: {matcher.get_error()}")
         return GrammarConstraint(matcher, self._num_tokens)
 
-    def tool_calls(self, schemas: Iterable[tuple[str, dict[str, object]]]) -> ToolCallConstraint:
-        """A constraint for tools of these names and argument schemas (JSON Schema). Raises
-        `EngineError` where the vocabulary has no token for `<tool_call>` or a schema is wrong."""
+    def tool_calls(
+        self, schemas: Iterable[tuple[str, dict[str, Any]]]
+    ) -> ToolCallConstraint | None:
+        """A constraint for tools of these names and argument schemas (JSON Schema). A schema that
+        llguidance cannot express leaves its arguments at "some object". None where the vocabulary
+        has no token for `<tool_call>`."""
         special = self._encoding._special_tokens
         if "<tool_call>" not in special or "</tool_call>" not in special:
-            raise EngineError("the vocabulary has no tokens for tool calls")
-        grammar = _tool_call_grammar(schemas)
-        self.compile(grammar)
+            return None
+        rules = [
+            rule
+            for index, (name, schema) in enumerate(schemas)
+            for rule in _call_rules(index, name, self._expressible(schema))
+        ]
+        calls = " | ".join(f"call_{index}" for index in range(len(rules) // 2))
+        grammar = "\n".join([f"start: ({calls}) </tool_call>", *rules])
         return ToolCallConstraint(self, grammar, special["<tool_call>"])
+
+    def _expressible(self, schema: dict[str, Any]) -> dict[str, Any]:
+        from llguidance import LLMatcher
+
+        spaced = schema | _SPACING
+        text = f"start: %json {json.dumps(spaced)}"
+        if LLMatcher.validate_grammar(text, self._vocabulary()):
+            return {"type": "object"} | _SPACING
+        return spaced
 
     def _vocabulary(self) -> LLTokenizer:
         from llguidance.tiktoken import lltokenizer_from_encoding
@@ -145,11 +162,9 @@ _SPACING = {
 }
 
 
-def _tool_call_grammar(schemas: Iterable[tuple[str, dict[str, object]]]) -> str:
-    rules, names = [], []
-    for index, (name, schema) in enumerate(schemas):
-        opening = json.dumps("\n" + '{"name": ' + json.dumps(name) + ', "arguments": ')
-        rules.append(f'call_{index}: {opening} arguments_{index} "}}\\n"')
-        rules.append(f"arguments_{index}: %json {json.dumps(schema | _SPACING)}")
-        names.append(f"call_{index}")
-    return "\n".join([f"start: ({' | '.join(names)}) </tool_call>", *rules])
+def _call_rules(index: int, name: str, schema: dict[str, Any]) -> tuple[str, str]:
+    opening = json.dumps('\n{"name": ' + json.dumps(name) + ', "arguments": ')
+    return (
+        f'call_{index}: {opening} arguments_{index} "}}\\n"',
+        f"arguments_{index}: %json {json.dumps(schema)}",
+    )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from pathlib import Path
 
 import pytest
 from random_checkpoint import write_tokenizer_json
@@ -115,6 +114,7 @@ def test_free_text_is_free_until_a_call_opens_and_after_it_closes(
     compiler: GrammarCompiler, tokenizer: Tokenizer
 ) -> None:
     constraint = compiler.tool_calls(TOOLS)
+    assert constraint is not None
     call = '\n{"name": "read_file", "arguments": {"path": "a.py", "limit": 3}}\n'
     opening, closing = (tokenizer.special_id(tag) for tag in ("<tool_call>", "</tool_call>"))
     assert opening is not None
@@ -139,6 +139,7 @@ def test_inside_a_call_only_offered_names_and_fitting_arguments(
     assert opening is not None
     for seed in range(20):
         constraint = compiler.tool_calls(TOOLS)
+        assert constraint is not None
         constraint.consume(opening)
         rng, ids = random.Random(seed), list[int]()
         while constraint.allowed() is not None and len(ids) < 300:
@@ -156,8 +157,17 @@ def test_inside_a_call_only_offered_names_and_fitting_arguments(
         assert ("path" in call["arguments"]) == (call["name"] == "read_file")
 
 
-def test_a_schema_that_cannot_be_compiled_is_refused_before_the_answer(
-    compiler: GrammarCompiler, tmp_path: Path
+def test_a_schema_that_cannot_be_expressed_leaves_an_object(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
 ) -> None:
-    with pytest.raises(EngineError, match="does not compile"):
-        compiler.tool_calls([("broken", {"type": "no such type"})])
+    constraint = compiler.tool_calls([("odd", {"type": "no such type"})])
+    opening, closing = (tokenizer.special_id(tag) for tag in ("<tool_call>", "</tool_call>"))
+    assert constraint is not None
+    assert opening is not None
+    assert closing is not None
+    call = '\n{"name": "odd", "arguments": {"any": [1]}}\n'
+
+    for token in [opening, *tokenizer.encode(call), closing]:
+        constraint.consume(token)
+
+    assert constraint.allowed() is None

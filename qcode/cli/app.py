@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -124,11 +125,22 @@ def converse(
 
 
 def _start_repl(options: RunOptions) -> int:
+    """What is heavy is loaded with the first prompt, on a thread, by `open_agent` itself."""
     import asyncio
+    from functools import partial
 
+    from qcode.assembly import open_agent
+    from qcode.cli.logs import configure_logging
+    from qcode.config.locations import Locations
     from qcode.frontends.repl.app import run_repl
 
-    return asyncio.run(run_repl(options))
+    configure_logging(Locations.from_environment(os.environ).log, verbose=options.verbose)
+    opened = partial(open_agent, obtain=obtain_model, tell=_tell)
+    return asyncio.run(run_repl(options, opened))
+
+
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr)
 
 
 def obtain_model(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals that end a program: the first cancels the turn, a hurried second leaves."""
+"""Ctrl-C and the signals that end a program: the first cancels, a hurried second leaves."""
 
 from __future__ import annotations
 

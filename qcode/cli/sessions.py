@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from qcode.agent.session_store import SessionStore, read_records
 from qcode.agent.session import Session
+from qcode.agent.session_store import SessionStore, read_records
 from qcode.config.locations import Locations
 from qcode.protocol.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from qcode.sandbox.terminal_text import printable

@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import os
 import re
+import sys
 import termios
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -98,7 +99,7 @@ def exact(text: str) -> str:
     """Every control character made visible, and runs of spaces that could push text off screen."""
     text = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
     text = _SPACES.sub(lambda match: f" [{len(match.group())} spaces] ", text)
-    return printable(text, max_line=len(text) + 1)
+    return printable(text, max_line=sys.maxsize)
 
 
 def _preview(display: Display) -> str:

@@ -1,0 +1,247 @@
+"""`qcode doctor`: what this machine has, and how to mend what it lacks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import typer
+
+from qcode import __version__
+from qcode.assembly import available_memory_bytes, default_model, load_settings
+from qcode.cli.exit_codes import FAILED
+from qcode.config.locations import Locations
+from qcode.config.options import RunOptions
+from qcode.config.settings import Settings
+from qcode.engine.kernels.build import BuildFailed, find_compiler
+from qcode.engine.model_catalogue import catalogue_entry
+from qcode.engine.model_store import ModelStore
+from qcode.protocol.errors import SettingsError
+from qcode.sandbox.terminal_text import printable
+
+_ENGINE_PACKAGES = ("torch", "safetensors", "llguidance", "numpy")
+_ENDPOINT_TIMEOUT_S = 5.0
+
+command = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Check this machine, and say how to mend what is missing.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`fix` says what to do; it is there for every verdict but "ok"."""
+
+    subject: str
+    verdict: Literal["ok", "note", "missing"]
+    text: str
+    fix: str = ""
+
+
+@command.command()
+def doctor() -> None:
+    """Check this machine, and say how to mend what is missing."""
+    locations = Locations.from_environment(os.environ)
+    print(f"qcode {__version__}")
+    worst = 0
+    for finding in _findings(locations):
+        print(printable(f"{finding.verdict:8}{finding.subject}: {finding.text}"))
+        if finding.fix:
+            print(printable(f"        fix: {finding.fix}"))
+        if finding.verdict == "missing":
+            worst = FAILED
+    raise typer.Exit(worst)
+
+
+def _findings(locations: Locations) -> Iterator[Finding]:
+    yield check_python(sys.version_info[:3])
+    yield Finding(subject="platform", verdict="ok", text=platform.platform())
+    settings: Settings | None = None
+    try:
+        settings = load_settings(RunOptions(cwd=Path.cwd())).settings
+        yield Finding(subject="settings", verdict="ok", text=str(locations.user_settings))
+    except SettingsError as error:
+        yield Finding(subject="settings", verdict="missing", text=error.message, fix=error.hint)
+    if settings is not None and settings.base_url is not None:
+        yield check_endpoint(settings.base_url, _key(settings))
+    else:
+        yield from _engine_findings(locations)
+    yield check_git(shutil.which)
+
+
+def _engine_findings(locations: Locations) -> Iterator[Finding]:
+    yield check_compiler()
+    packages = check_packages(util.find_spec)
+    yield packages
+    if packages.verdict == "ok":
+        yield _check_kernels()
+    yield check_model(ModelStore(locations.models))
+    yield check_disk(locations.models)
+    yield check_memory(available_memory_bytes())
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    text = ".".join(str(part) for part in version) + f" ({sys.executable})"
+    if version >= (3, 11):
+        return Finding(subject="Python", verdict="ok", text=text)
+    return Finding(
+        subject="Python", verdict="missing", text=text, fix="Install Python 3.11 or newer."
+    )
+
+
+def check_compiler() -> Finding:
+    try:
+        compiler = find_compiler()
+    except BuildFailed as error:
+        return Finding(
+            subject="compiler",
+            verdict="note",
+            text=f"{error}; only needed to build the engine's kernels",
+            fix="Install g++ or clang, as with: apt install g++",
+        )
+    return Finding(subject="compiler", verdict="ok", text=compiler)
+
+
+def check_packages(find: Callable[[str], object | None]) -> Finding:
+    """`find` gives None for a package that is not installed."""
+    absent = [name for name in _ENGINE_PACKAGES if find(name) is None]
+    if absent:
+        return Finding(
+            subject="engine",
+            verdict="missing",
+            text=f"not installed: {', '.join(absent)}",
+            fix='pip install "qcode[engine]", or set OPENAI_BASE_URL to use an endpoint',
+        )
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _ENGINE_PACKAGES)
+    return Finding(subject="engine", verdict="ok", text=versions)
+
+
+def _check_kernels() -> Finding:
+    # Loads torch, so not before it is known to be there.
+    library = import_module("qcode.engine.kernels.library")
+    if library.installed() is not None:
+        return Finding(subject="kernels", verdict="ok", text=str(library.status()))
+    return Finding(
+        subject="kernels",
+        verdict="note",
+        text=str(library.status()),
+        fix="python -m qcode.engine.kernels.build",
+    )
+
+
+def check_model(store: ModelStore) -> Finding:
+    name = default_model()
+    installed = store.find(name)
+    if installed is not None:
+        return Finding(subject="model", verdict="ok", text=f"{name} at {installed.path}")
+    return Finding(
+        subject="model",
+        verdict="missing",
+        text=f"{name}, the default on this machine, is not here yet",
+        fix=f"qcode model pull {name}",
+    )
+
+
+def check_disk(folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    entry = catalogue_entry(default_model())
+    needed = entry.size_bytes if entry is not None else 0
+    text = f"{free / 1e9:.1f} GB free in {existing}"
+    if free > needed:
+        return Finding(subject="disk", verdict="ok", text=text)
+    return Finding(
+        subject="disk",
+        verdict="note",
+        text=f"{text}; a model needs {needed / 1e9:.1f} GB",
+        fix="Free some space, or set QCODE_HOME to a folder on a larger disk.",
+    )
+
+
+def check_memory(available: int | None) -> Finding:
+    if available is None:
+        return Finding(subject="memory", verdict="ok", text="this system does not say")
+    text = f"{available / 1e9:.1f} GB available"
+    entry = catalogue_entry(default_model())
+    if entry is None or available > entry.memory_bytes:
+        return Finding(subject="memory", verdict="ok", text=text)
+    return Finding(
+        subject="memory",
+        verdict="note",
+        text=f"{text}; {entry.name} wants {entry.memory_bytes / 1e9:.1f} GB",
+        fix="Close other programs, or use an endpoint: OPENAI_BASE_URL.",
+    )
+
+
+def _key(settings: Settings) -> str | None:
+    return None if settings.api_key is None else settings.api_key.get_secret_value()
+
+
+def check_endpoint(base_url: str, key: str | None) -> Finding:
+    """Asks the endpoint for its list of models, the request every such server answers."""
+    request = urllib.request.Request(f"{base_url}/models")  # http or https: settings check that
+    if key is not None:
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with _opener(base_url).open(request, timeout=_ENDPOINT_TIMEOUT_S) as response:
+            return Finding(
+                subject="endpoint", verdict="ok", text=f"{base_url} answers {response.status}"
+            )
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Finding(
+                subject="endpoint",
+                verdict="missing",
+                text=f"{base_url} refuses the key ({error.code})",
+                fix="Set OPENAI_API_KEY to a key of this endpoint.",
+            )
+        return Finding(
+            subject="endpoint",
+            verdict="note",
+            text=f"{base_url}/models answers {error.code}",
+            fix="Check that the URL ends where /chat/completions would follow, as in .../v1.",
+        )
+    except OSError as error:
+        return Finding(
+            subject="endpoint",
+            verdict="missing",
+            text=f"{base_url} does not answer: {getattr(error, 'reason', error)}",
+            fix="Start the server, correct OPENAI_BASE_URL, or unset it to use the own engine.",
+        )
+
+
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another place: it is reported instead."""
+
+    def redirect_request(self, *arguments: object) -> None:
+        return None
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = [_StayHere()]
+    if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
+
+
+def check_git(which: Callable[[str], str | None]) -> Finding:
+    found = which("git")
+    if found is not None:
+        return Finding(subject="git", verdict="ok", text=found)
+    return Finding(
+        subject="git",
+        verdict="note",
+        text="not found; qcode works without, but cannot tell what is under version control",
+        fix="Install git.",
+    )

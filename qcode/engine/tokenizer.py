@@ -12,6 +12,9 @@ import tiktoken
 
 from qcode.engine.checkpoint.vocabulary import QWEN2_PATTERN, Vocabulary
 
+MAX_WHITESPACE_RUN = 500_000
+"""tiktoken's regular expression engine gives up, by a panic, on a run of a million."""
+
 
 class Tokenizer:
     """Text <-> token ids. Knows nothing of roles, tools or templates."""
@@ -40,7 +43,11 @@ class Tokenizer:
         """The ids of ordinary text; what looks like a special token stays text."""
         if self._nfc and not text.isascii():
             text = unicodedata.normalize("NFC", text)
-        return self.encoding.encode_ordinary(text)
+        if len(text) <= MAX_WHITESPACE_RUN:
+            return self.encoding.encode_ordinary(text)
+        return [
+            i for part in _without_endless_runs(text) for i in self.encoding.encode_ordinary(part)
+        ]
 
     def encode_prompt(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         """The ids of the concatenation of (text, trusted) pieces.
@@ -94,6 +101,16 @@ class IncrementalDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
+
+
+def _without_endless_runs(text: str) -> Iterator[str]:
+    """The text in parts, none of which has more whitespace in a row than tiktoken can take."""
+    start = 0
+    for run in re.finditer(r"\s++", text):
+        for end in range(run.start() + MAX_WHITESPACE_RUN, run.end(), MAX_WHITESPACE_RUN):
+            yield text[start:end]
+            start = end
+    yield text[start:]
 
 
 def _bytes_by_id(vocabulary: Vocabulary) -> list[bytes]:

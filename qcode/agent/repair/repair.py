@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from qcode.agent.repair.candidates import Candidate, CandidateSearch
 from qcode.agent.repair.discovery import discover_runners
 from qcode.agent.repair.failure import Failure, TestReport
 from qcode.agent.repair.goal import RepairGoal
-from qcode.agent.repair.judge import Judge, check_it_ran
+from qcode.agent.repair.judge import Judge, Verdict, check_it_ran
 from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.repair.prompt import RepairPrompt, build_prompt
 from qcode.agent.repair.quick_fixes import quick_fixes
@@ -109,9 +108,9 @@ class _Repair:
             if failure is None:
                 return self._not_done(report, judge)
             tried.add(failure.test)
-            verdict_report = await self._repair(failure, judge)
-            if verdict_report is not False:
-                report = verdict_report
+            verdict = await self._repair(failure, judge)
+            if verdict.fixed:
+                report = verdict.remaining
         changed = ", ".join(self._fixed)
         return self._finish(
             f"Fixed: {changed}. `{judge.last_command}` passes now, after "
@@ -140,19 +139,17 @@ class _Repair:
         check_it_ran(run, command)
         return runner, judge, run
 
-    async def _repair(self, failure: Failure, judge: Judge) -> TestReport | bool | None:
-        """What still fails once this failure is repaired (None: nothing); False where no change
-        repaired it, and the files are as they were."""
+    async def _repair(self, failure: Failure, judge: Judge) -> Verdict:
+        """Where no change repairs it the files are as they were."""
         suspects = await asyncio.to_thread(
             find_suspects, failure, self._project, include_tests=self._goal.edits_tests
         )
         if not suspects.files:
             self._say("No source file of this project takes part in the failure.", "warning")
-            return False
+            return Verdict(fixed=False)
         prompt = build_prompt(failure, suspects)
         self._announce(failure, prompt)
-        outcomes: Counter[str] = Counter()
-        candidates = self._candidates(failure, suspects, prompt, outcomes)
+        candidates = self._candidates(failure, suspects, prompt)
         try:
             async with aclosing(candidates) as stream:
                 async for candidate in stream:
@@ -164,19 +161,18 @@ class _Repair:
                         self._fixed.append(
                             f"{candidate.proposal.target} in {candidate.proposal.path}"
                         )
-                        return verdict.remaining
+                        return verdict
                     self._trial.restore()
                     self._say(f"That was not it; {candidate.proposal.path} is as it was.")
         except BudgetSpent:
-            pass
-        return False
+            self._say("The budget for this failure is used up.")
+        return Verdict(fixed=False)
 
     async def _candidates(
         self,
         failure: Failure,
         suspects: Suspects,
         prompt: RepairPrompt,
-        outcomes: Counter[str],
     ) -> AsyncGenerator[Candidate, None]:
         """What the interpreter suggests, then what the model answers, within the budget."""
         for proposal in await asyncio.to_thread(quick_fixes, failure, self._project):

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qcode.agent.compaction import Compactor
 from qcode.agent.event_queue import EventQueue
 from qcode.agent.limits import TurnLimits
 from qcode.agent.permission_gate import PermissionGate
+from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.session import Session
 from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
 from qcode.agent.verification import Verified, VerifyCommand
@@ -22,9 +23,6 @@ from qcode.protocol.messages import Message, UserMessage
 from qcode.protocol.permissions import Approver, Mode
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import Tool, ToolSpec
-
-if TYPE_CHECKING:
-    from qcode.agent.permissions import PermissionPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class Agent:
         self.tools = {tool.name: tool for tool in tools}
         self._specs = tuple(_spec(tool) for tool in tools)
         self._gate = PermissionGate(policy, approver)
-        self._compactor = Compactor(backend, session)
+        self._compactor = Compactor(session, backend.model.context_window)
         self._strategy_for = strategy_for
         self._sampling = sampling or SamplingParams()
         self._steering: deque[str] = deque()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Literal
 
+from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.session import DecisionEntry, Session, new_entry_id
 from qcode.protocol.events import ApprovalRequested, ApprovalResolved, Event
 from qcode.protocol.permissions import Answer, Approver, PermissionRequest
-
-if TYPE_CHECKING:
-    from qcode.agent.permissions import PermissionPolicy
 
 
 class PermissionGate:
@@ -42,8 +40,8 @@ class PermissionGate:
             answer = await self._ask(call_id, request, verdict.reason, emit)
             _record(session, call_id, request, self.policy, answer.allowed, verdict.reason)
             if answer.allowed:
-                if answer.scope != "once":
-                    rule = self.policy.suggested_rule(request)
+                rule = None if answer.scope == "once" else self.policy.suggested_rule(request)
+                if rule is not None:
                     self.policy = self.policy.with_session_rule(rule)
                 return None
             return f"Permission denied ({verdict.reason}). {answer.note or 'The user said no.'}"
@@ -72,7 +70,7 @@ def _record(
     policy: PermissionPolicy,
     allowed: bool,
     reason: str,
-    by: str = "person",
+    by: Literal["policy", "person"] = "person",
 ) -> None:
     session.append(
         DecisionEntry(
@@ -84,6 +82,6 @@ def _record(
             allowed=allowed,
             reason=reason,
             mode=policy.mode.value,
-            by="policy" if by == "policy" else "person",
+            by=by,
         )
     )

@@ -55,8 +55,10 @@ class ToolCallRunner:
         budget: Budget,
         emit: Callable[[Event], None],
         add: Callable[[Message], None],
+        max_content_chars: int = MAX_CONTENT_CHARS,
     ) -> None:
         self._tools = tools
+        self._max_content_chars = max_content_chars
         self._gate = gate
         self._session = session
         self._budget = budget
@@ -71,7 +73,7 @@ class ToolCallRunner:
         `LimitReached` and `TaskNotDone` (a call repeated without end) after every call has its
         result in history.
         """
-        step = _Step(calls, self._emit, self._add, self._session)
+        step = _Step(calls, self._emit, self._add, self._max_content_chars)
         reads: list[asyncio.Task[None]] = []
         try:
             for index, call in enumerate(calls):
@@ -187,11 +189,12 @@ class _Step:
         calls: Sequence[ToolCall],
         emit: Callable[[Event], None],
         add: Callable[[Message], None],
-        session: Session,
+        max_content_chars: int,
     ) -> None:
         self._calls = calls
         self._emit = emit
         self._add = add
+        self._max_content_chars = max_content_chars
         self._results: list[ToolResult | None] = [None] * len(calls)
         self._num_added = 0
 
@@ -219,17 +222,24 @@ class _Step:
                 ToolMessage(
                     call_id=call.id,
                     name=call.name,
-                    content=bounded(result.content),
+                    content=bounded(result.content, self._max_content_chars),
                     is_error=result.is_error,
                 )
             )
 
 
-def bounded(content: str) -> str:
+def max_content_chars(context_window: int | None) -> int:
+    """What one result may take: never more than about a quarter of the model's window."""
+    if context_window is None:
+        return MAX_CONTENT_CHARS
+    return max(2_000, min(MAX_CONTENT_CHARS, context_window))
+
+
+def bounded(content: str, max_chars: int = MAX_CONTENT_CHARS) -> str:
     """The head and tail of what would flood the context."""
-    if len(content) <= MAX_CONTENT_CHARS:
+    if len(content) <= max_chars:
         return content
-    half = MAX_CONTENT_CHARS // 2
+    half = max_chars // 2
     left_out = len(content) - 2 * half
     return f"{content[:half]}\n[... {left_out} characters left out ...]\n{content[-half:]}"
 

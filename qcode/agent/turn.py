@@ -14,7 +14,7 @@ from qcode.agent.compaction import Compactor
 from qcode.agent.limits import Budget, TurnLimits
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.session import Session
-from qcode.agent.tool_calls import ToolCallRunner
+from qcode.agent.tool_calls import ToolCallRunner, max_content_chars
 from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
 from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
@@ -81,6 +81,7 @@ class TurnContext:
             budget=self.budget,
             emit=emit,
             add=self.add,
+            max_content_chars=max_content_chars(backend.model.context_window),
         )
 
     @property
@@ -121,7 +122,8 @@ class TurnContext:
         """
         self.budget.begin_step()
         self.emit(StepStarted(step=self.budget.num_steps))
-        partial = self.partial = PartialAnswer(self.backend.model.name)
+        partial = PartialAnswer(self.backend.model.name)
+        self.partial = partial if show else None
         async with aclosing(self.backend.stream(request)) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, Completed):
@@ -150,7 +152,11 @@ class TurnContext:
 
     async def shorten(self, *, force: bool = False) -> bool:
         """Compacts the conversation where it nears the window, or anyway; False: left as it is."""
-        return await self._compactor.shorten(self.request(), self.emit, force=force)
+
+        async def ask(request: ChatRequest) -> Completed:
+            return await self.stream(request, show=False)
+
+        return await self._compactor.shorten(self.request(), self.emit, ask, force=force)
 
 
 @dataclass

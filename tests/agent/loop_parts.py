@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 from qcode.agent.agent import Agent
 from qcode.agent.limits import TurnLimits
+from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.session import Session
 from qcode.agent.turn import TurnStrategy
 from qcode.agent.verification import VerifyCommand
@@ -21,7 +23,15 @@ from qcode.protocol.chunks import Chunk, Completed, TextDelta
 from qcode.protocol.errors import ToolError
 from qcode.protocol.events import Event
 from qcode.protocol.messages import AssistantMessage, Block, TextBlock, ToolCall, Usage
-from qcode.protocol.permissions import Access, Answer, DiffDisplay, Mode, PermissionRequest, Verdict
+from qcode.protocol.permissions import (
+    Access,
+    Answer,
+    DiffDisplay,
+    Mode,
+    PermissionRequest,
+    ShellAnalysis,
+    SimpleCommand,
+)
 from qcode.protocol.tools import ToolContext, ToolResult
 
 E = TypeVar("E")
@@ -190,6 +200,7 @@ class ShellTool:
             target=params.command,
             inside_workspace=True,
             title=f"Run {params.command}",
+            shell=ShellAnalysis(commands=(SimpleCommand(argv=tuple(params.command.split())),)),
         )
 
     async def run(self, params: CommandParams, context: ToolContext) -> ToolResult:
@@ -225,30 +236,6 @@ class PersonWhoSays:
         return self.answer
 
 
-@dataclass(frozen=True)
-class TablePolicy:
-    """A policy given as a table: what it decides for each kind of access."""
-
-    decisions: dict[Access, str]
-    mode: Mode = Mode.DEFAULT
-    rules: tuple[str, ...] = ()
-
-    def decide(self, request: PermissionRequest) -> Verdict:
-        if request.target in self.rules:
-            return Verdict(decision="allow", reason="session rule")
-        decision = self.decisions.get(request.access, "allow")
-        return Verdict(decision=decision, reason=f"{request.access} is {decision}")  # type: ignore[arg-type]
-
-    def with_mode(self, mode: Mode) -> TablePolicy:
-        return replace(self, mode=mode)
-
-    def with_session_rule(self, rule: str) -> TablePolicy:
-        return replace(self, rules=(*self.rules, rule))
-
-    def suggested_rule(self, request: PermissionRequest) -> str:
-        return request.target
-
-
 class Bench:
     """An agent with its scripted model, tools and person in reach."""
 
@@ -258,7 +245,8 @@ class Bench:
         limits: TurnLimits | None = None,
         verify: VerifyCommand | None = None,
         strategy_for: Callable[[str], TurnStrategy | None] | None = None,
-        decisions: dict[Access, str] | None = None,
+        mode: Mode = Mode.YOLO,
+        deny: Sequence[str] = (),
         answer: Answer | None = None,
         context_window: int | None = None,
         session: Session | None = None,
@@ -272,7 +260,7 @@ class Bench:
         self.agent = Agent(
             backend=self.model,
             tools=[self.reads, self.edits, self.shell],
-            policy=TablePolicy(decisions or {}),  # type: ignore[arg-type]
+            policy=PermissionPolicy(mode=mode, workspace_root=Path("/work"), deny=deny),
             approver=self.person,
             session=session or Session(session_id="s"),
             system_prompt="You are a test.",

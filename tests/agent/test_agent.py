@@ -25,12 +25,13 @@ from qcode.protocol.events import (
     TurnFinished,
 )
 from qcode.protocol.messages import AssistantMessage, ToolMessage, UserMessage
-from qcode.protocol.permissions import Access, Mode
+from qcode.protocol.permissions import Mode
 
 pytestmark = pytest.mark.anyio
 
 COMMAND = ("run_shell_command", {"command": "sleep"})
 READ_A = ("read_file", {"path": "a.py"})
+EDIT = ("edit", {"path": "a.py", "text": "right"})
 
 
 async def cancelled_when(bench: Bench, ready: Callable[[], Awaitable[object]]) -> list[Event]:
@@ -100,7 +101,7 @@ async def test_cancel_in_the_answer_keeps_its_text_and_no_half_call() -> None:
 
 
 async def test_cancel_while_a_person_is_asked() -> None:
-    bench = Bench(calls(COMMAND, READ_A), decisions={Access.EXECUTE: "ask"})
+    bench = Bench(calls(COMMAND, READ_A), mode=Mode.DEFAULT)
     bench.person.hold = asyncio.Event()
     events = await cancelled_when(bench, bench.person.waiting.wait)
     assert len(of_type(events, ApprovalRequested)) == 1
@@ -198,17 +199,27 @@ async def test_a_session_that_cannot_be_stored_is_said_once(tmp_path: Path) -> N
 
 
 async def test_the_mode_can_be_changed_between_calls() -> None:
-    bench = Bench(says("x"))
-    assert bench.agent.mode is Mode.DEFAULT
-    bench.agent.mode = Mode.PLAN
-    assert bench.agent.mode is Mode.PLAN
+    bench = Bench(calls(EDIT), calls(EDIT), says("done"))
+    hold = asyncio.Event()
+    bench.model.scripts[1].insert(0, hold)
+    assert bench.agent.mode is Mode.YOLO
+
+    async def change() -> None:
+        await bench.model.waiting.wait()
+        bench.files["a.py"] = "as before"
+        bench.agent.mode = Mode.PLAN
+        hold.set()
+
+    await asyncio.gather(change(), play(bench.agent, "go"))
+    assert tool_messages(bench) == [
+        "Written.",
+        "Permission denied: plan mode changes no files",
+    ]
+    assert bench.files["a.py"] == "as before"
 
 
 def failing_until(bench: Bench, expected: str) -> None:
     bench.shell.exit_code = lambda: 0 if bench.files["a.py"] == expected else 1
-
-
-EDIT = ("edit", {"path": "a.py", "text": "right"})
 
 
 async def test_a_verified_turn_completes_when_the_command_succeeds() -> None:
@@ -217,7 +228,7 @@ async def test_a_verified_turn_completes_when_the_command_succeeds() -> None:
         calls(EDIT),
         says("Now done."),
         verify=VerifyCommand(command="pytest -q"),
-        decisions={Access.EXECUTE: "deny"},
+        deny=("Bash",),
     )
     failing_until(bench, "right")
     finished = (await play(bench.agent, "fix"))[-1]

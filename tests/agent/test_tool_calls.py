@@ -16,7 +16,7 @@ from qcode.protocol.events import (
     ToolStarted,
 )
 from qcode.protocol.messages import ToolMessage
-from qcode.protocol.permissions import Access, Answer
+from qcode.protocol.permissions import Answer, Mode
 
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +105,7 @@ async def test_an_edit_that_changes_nothing_is_not_run_or_asked_about() -> None:
     bench = Bench(
         calls(("edit", {"path": "a.py", "text": "print(1)\n"})),
         says("ok"),
-        decisions={Access.EDIT: "ask"},
+        mode=Mode.DEFAULT,
     )
     (message,) = await results(bench)
     assert "change nothing" in message.content
@@ -128,10 +128,10 @@ async def test_what_the_policy_denies_is_not_run_and_the_reason_is_told() -> Non
     bench = Bench(
         calls(("run_shell_command", {"command": "rm"})),
         says("ok"),
-        decisions={Access.EXECUTE: "deny"},
+        deny=("Bash",),
     )
     (message,) = await results(bench)
-    assert message.content == "Permission denied: execute is deny"
+    assert message.content == "Permission denied: deny rule Bash"
     assert bench.shell.commands == []
     assert bench.person.asked == []
 
@@ -140,50 +140,50 @@ async def test_a_refusal_carries_the_persons_note() -> None:
     bench = Bench(
         calls(("edit", {"path": "a.py", "text": "x"})),
         says("ok"),
-        decisions={Access.EDIT: "ask"},
+        mode=Mode.DEFAULT,
         answer=Answer(allowed=False, note="Use b.py."),
     )
     events = await play(bench.agent, "go")
     message = bench.agent.conversation[2]
     assert isinstance(message, ToolMessage)
     assert "Use b.py." in message.content
-    assert "edit is ask" in message.content
+    assert "edits ask in this mode" in message.content
     assert bench.files["a.py"] == "print(1)\n"
     kinds = [event.type for event in events if "approval" in event.type or "tool" in event.type]
     assert kinds == ["approval_requested", "approval_resolved", "tool_finished"]
 
 
 async def test_allowed_for_the_session_is_not_asked_again() -> None:
-    command = ("run_shell_command", {"command": "ls"})
-    other = ("run_shell_command", {"command": "pwd"})
+    command = ("run_shell_command", {"command": "make all"})
+    other = ("run_shell_command", {"command": "make clean"})
     bench = Bench(
         calls(command, command, other),
         says("ok"),
-        decisions={Access.EXECUTE: "ask"},
+        mode=Mode.DEFAULT,
         answer=Answer(allowed=True, scope="session"),
     )
     await results(bench)
-    assert [request.target for request in bench.person.asked] == ["ls", "pwd"]
-    assert bench.shell.commands == ["ls", "ls", "pwd"]
+    assert [request.target for request in bench.person.asked] == ["make all", "make clean"]
+    assert bench.shell.commands == ["make all", "make all", "make clean"]
 
 
 async def test_decisions_are_kept_with_the_session() -> None:
     bench = Bench(
-        calls(("read_file", {"path": "a.py"}), ("run_shell_command", {"command": "ls"})),
+        calls(("read_file", {"path": "a.py"}), ("run_shell_command", {"command": "make"})),
         says("ok"),
-        decisions={Access.EXECUTE: "ask"},
+        mode=Mode.DEFAULT,
     )
     await results(bench)
     decisions = [entry for entry in bench.agent.session.entries if isinstance(entry, DecisionEntry)]
     assert [(entry.target, entry.allowed, entry.by) for entry in decisions] == [
         ("a.py", True, "policy"),
-        ("ls", True, "person"),
+        ("make", True, "person"),
     ]
 
 
 async def test_one_question_at_a_time_and_before_the_start() -> None:
     edits = [("edit", {"path": "a.py", "text": str(n)}) for n in range(2)]
-    bench = Bench(calls(*edits), says("ok"), decisions={Access.EDIT: "ask"})
+    bench = Bench(calls(*edits), says("ok"), mode=Mode.DEFAULT)
     events = await play(bench.agent, "go")
     kinds = (ApprovalRequested, ApprovalResolved, ToolStarted, ToolFinished)
     assert [type(event) for event in events if isinstance(event, kinds)] == [*kinds, *kinds]

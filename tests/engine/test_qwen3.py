@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -240,3 +241,34 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
     with pytest.raises(CheckpointError, match=r"model\.layers\.3\.\S+ is missing"):
         load_model(tmp_path)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("The capital of France is", " Paris"),
+        (
+            "<|fim_prefix|>def add(a, b):\n    return <|fim_suffix|>\n\nprint(add(1, 2))\n"
+            "<|fim_middle|>",
+            "a + b",
+        ),
+        (
+            "<|im_start|>user\nReply with the single word yes.<|im_end|>\n<|im_start|>assistant\n",
+            "Yes",
+        ),
+    ],
+)
+def test_a_real_model_says_what_it_knows(real_model: LoadedModel, prompt: str, answer: str) -> None:
+    tokenizer, run = real_model.tokenizer, PagedRun(real_model)
+    last = run.step({0: tokenizer.encode_prompt([(prompt, True)])})[-1]
+    said: list[int] = []
+    while not tokenizer.decode(said).startswith(answer) and len(said) < 4:
+        said.append(int(last.argmax()))
+        last = run.step({0: said[-1:]})[-1]
+    assert tokenizer.decode(said).startswith(answer)
+
+
+@pytest.fixture(scope="module")
+def real_model() -> LoadedModel:
+    return load_model(Path(os.environ["QCODE_TEST_MODELS"]) / "qwen2.5-coder-0.5b.gguf")

@@ -214,7 +214,7 @@ class _Answer:
 
 
 class StopStrings:
-    """Cuts a text at the first of several strings, however the text is split."""
+    """Cuts a text at the first of several strings, the same however the text is split."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [string for string in strings if string]
@@ -227,11 +227,13 @@ class StopStrings:
         if self.is_found:
             return ""
         text = self._held + text
-        found = [index for string in self._strings if (index := text.find(string)) >= 0]
+        starts = {string: text.find(string) for string in self._strings}
+        found = [(start + len(string), start) for string, start in starts.items() if start >= 0]
         if found:
             self.is_found = True
             self._held = ""
-            return text[: min(found)]
+            # The one that is complete first, whatever else had begun before it.
+            return text[: min(found)[1]]
         held = max((_overlap(text, string) for string in self._strings), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

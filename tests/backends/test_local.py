@@ -1,0 +1,246 @@
+"""The bundled engine as a backend, on a tiny random network that writes gibberish."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from random_checkpoint import write_safetensors
+
+from qcode.backends.local import LocalBackend, StopStrings
+from qcode.engine.options import EngineOptions
+from qcode.protocol.backends import AnswerShape, Backend, ChatRequest
+from qcode.protocol.chunks import Chunk, Completed, PrefillProgress, TextDelta
+from qcode.protocol.errors import ContextOverflow, EngineError
+from qcode.protocol.messages import AssistantMessage, TextBlock, ToolCall, UserMessage
+from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.tools import ToolSpec
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = EngineOptions(kv_dtype="float32", num_threads=1)
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=24)
+REQUEST = ChatRequest(system="Be brief.", messages=(UserMessage(content="Hi"),), sampling=GREEDY)
+CHOICE = 'start: "return " ("alpha" | "beta") ";"'
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    return write_safetensors(path, "qwen2", max_position_embeddings=2048)
+
+
+@pytest.fixture
+async def backend(checkpoint: Path) -> AsyncGenerator[LocalBackend, None]:
+    backend = LocalBackend(checkpoint, name="tiny", options=OPTIONS)
+    yield backend
+    await backend.aclose()
+
+
+async def collect(backend: Backend, request: ChatRequest) -> list[Chunk]:
+    async with aclosing(backend.stream(request)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+async def complete(backend: Backend, request: ChatRequest) -> Completed:
+    chunks = await collect(backend, request)
+    completed = chunks[-1]
+    assert isinstance(completed, Completed)
+    deltas = [chunk.text for chunk in chunks if isinstance(chunk, TextDelta)]
+    assert "".join(deltas) == completed.message.text
+    return completed
+
+
+def shaped(**shape: object) -> ChatRequest:
+    return replace(REQUEST, answer=AnswerShape(**shape))  # type: ignore[arg-type]
+
+
+async def test_the_model_is_described_without_loading_it(backend: LocalBackend) -> None:
+    assert backend.model.name == "tiny"
+    assert backend.model.context_window == 2048
+    assert backend.model.strength == "small"
+    assert backend.model.constrains
+    assert backend.model.local
+
+
+async def test_a_stream_is_progress_then_deltas_then_one_message(backend: LocalBackend) -> None:
+    chunks = await collect(backend, REQUEST)
+
+    *body, completed = chunks
+    assert isinstance(completed, Completed)
+    progress = [chunk for chunk in body if isinstance(chunk, PrefillProgress)]
+    assert progress[-1].done_tokens == progress[-1].total_tokens
+    assert body[: len(progress)] == progress
+    text = "".join(chunk.text for chunk in body if isinstance(chunk, TextDelta))
+    message = completed.message
+    assert message == AssistantMessage(
+        blocks=(TextBlock(text=text),),
+        stop_reason="max_tokens",
+        model="tiny",
+        usage=message.usage,
+        raw=text,
+    )
+    assert message.usage.input_tokens == progress[-1].total_tokens
+    assert message.usage.output_tokens == 24
+
+
+async def test_the_next_turn_reuses_prompt_and_answer(backend: LocalBackend) -> None:
+    first = (await complete(backend, shaped(grammar=CHOICE))).message
+    follow_up = replace(
+        REQUEST, messages=(*REQUEST.messages, first, UserMessage(content="And then?"))
+    )
+
+    second = (await complete(backend, follow_up)).message
+
+    # All but the answer's last token, which was never computed.
+    reused = first.usage.input_tokens + first.usage.output_tokens - 1
+    assert second.usage.cached_tokens == reused
+
+
+async def test_a_grammar_pins_the_answer(backend: LocalBackend) -> None:
+    message = (await complete(backend, shaped(grammar=CHOICE))).message
+
+    assert message.text in {"return alpha;", "return beta;"}
+    assert message.stop_reason == "end"
+
+
+async def test_a_wrong_grammar_is_an_error_with_a_reason(backend: LocalBackend) -> None:
+    with pytest.raises(EngineError, match="nowhere"):
+        await collect(backend, shaped(grammar="start: nowhere"))
+
+
+async def test_an_answer_can_be_branched_at_a_traced_token(backend: LocalBackend) -> None:
+    grammar = 'start: "x" ("a" | "b") "!"'
+    original = await complete(backend, shaped(grammar=grammar, trace=True))
+    assert "".join(choice.text for choice in original.trace) == original.message.text
+    first, unsure, _ = original.trace
+
+    branch = await complete(
+        backend,
+        shaped(grammar=grammar, trace=True, prefix_ids=(first.token_id, unsure.runner_up_id)),
+    )
+
+    assert branch.message.text == f"x{unsure.runner_up_text}!"
+    assert {original.message.text, branch.message.text} == {"xa!", "xb!"}
+    assert [choice.text for choice in branch.trace] == ["!"]
+    assert branch.message.usage.output_tokens == 1
+
+
+async def test_continuing_an_answer_gives_the_whole_answer(backend: LocalBackend) -> None:
+    whole = await complete(backend, shaped(trace=True))
+    ids = tuple(choice.token_id for choice in whole.trace)
+
+    for cut in (1, 10, len(ids)):
+        continued = await complete(backend, shaped(trace=True, prefix_ids=ids[:cut]))
+        assert continued.message.raw == whole.message.raw
+        assert continued.trace == whole.trace[cut:]
+
+
+async def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(backend: LocalBackend) -> None:
+    whole = (await complete(backend, REQUEST)).message.text
+    for stop in (whole[7:10], whole[3:4], whole):
+        request = replace(REQUEST, sampling=replace(GREEDY, stop=("never", stop)))
+        message = (await complete(backend, request)).message
+
+        assert message.text == whole[: whole.find(stop)]
+        assert message.raw == message.text
+        assert message.stop_reason == "end"
+
+
+async def test_a_stop_string_may_begin_in_the_prefix(backend: LocalBackend) -> None:
+    whole = await complete(backend, shaped(trace=True))
+    ids = tuple(choice.token_id for choice in whole.trace)
+    text = whole.message.text
+    border = len("".join(choice.text for choice in whole.trace[:10]))
+    stop = text[border - 1 : border + 2]
+    request = replace(
+        shaped(prefix_ids=ids[:10]), sampling=replace(GREEDY, stop=(stop,), max_tokens=24)
+    )
+
+    assert (await complete(backend, request)).message.text == text[: text.find(stop)]
+
+
+async def test_offered_tools_are_called_as_their_schemas_say(backend: LocalBackend) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["alpha", "beta"]}},
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    tool = ToolSpec(name="choose", description="Choose one.", schema=schema)
+    engine = await backend.start().engine()
+    opening = engine.loaded.tokenizer.special_id("<tool_call>")
+    assert opening is not None
+    request = replace(
+        REQUEST,
+        tools=(tool,),
+        answer=AnswerShape(prefix_ids=(opening,)),
+        sampling=replace(GREEDY, max_tokens=60),
+    )
+
+    message = (await collect(backend, request))[-1].message
+
+    assert isinstance(message.blocks[0], ToolCall)
+    assert message.blocks[0].name == "choose"
+    assert message.blocks[0].arguments in {'{"name": "alpha"}', '{"name": "beta"}'}
+
+
+async def test_two_streams_at_once_are_each_alone(backend: LocalBackend) -> None:
+    other = replace(REQUEST, messages=(UserMessage(content="Something else entirely"),))
+    alone = [(await complete(backend, request)).message.text for request in (REQUEST, other)]
+
+    async with (
+        aclosing(backend.stream(REQUEST)) as first,
+        aclosing(backend.stream(other)) as second,
+    ):
+        await anext(first)
+        texts = []
+        for chunks in (second, first):
+            *_, completed = [chunk async for chunk in chunks]
+            assert isinstance(completed, Completed)
+            texts.append(completed.message.text)
+
+    assert texts == [alone[1], alone[0]]
+
+
+async def test_closing_a_stream_early_frees_its_blocks(backend: LocalBackend) -> None:
+    endless = replace(REQUEST, sampling=replace(GREEDY, max_tokens=None))
+    async with aclosing(backend.stream(endless)) as chunks:
+        await anext(chunks)
+    engine = await backend.start().engine()
+
+    await complete(backend, REQUEST)
+
+    assert engine.num_available_blocks == engine.num_blocks
+
+
+async def test_a_request_beyond_the_window_says_so(backend: LocalBackend) -> None:
+    long = replace(REQUEST, messages=(UserMessage(content="word " * 3000),))
+
+    with pytest.raises(ContextOverflow, match="2048"):
+        await collect(backend, long)
+
+
+@given(
+    text=st.text("ab<", max_size=40),
+    strings=st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+)
+def test_stop_strings_cut_alike_however_the_text_is_split(
+    text: str, strings: list[str], cuts: list[int]
+) -> None:
+    found = [(text.find(s) + len(s), text.find(s)) for s in strings if s in text]
+    matcher = StopStrings(strings)
+    borders = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+
+    pieces = [matcher.feed(text[start:end]) for start, end in pairwise(borders)]
+
+    assert matcher.is_found == bool(found)
+    end = min(found)[1] if found else len(text)
+    assert "".join(pieces) + matcher.flush() == text[:end]

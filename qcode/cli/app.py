@@ -118,10 +118,14 @@ def converse(
                 f"Write options after the command: qcode {context.invoked_subcommand} --option ..."
             )
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _on_terminal():
         context.fail('A conversation needs a terminal. For one task: qcode run "PROMPT"')
     options = RunOptions(cwd=Path.cwd(), flags=flags, session=session, trust=trust, verbose=verbose)
     raise typer.Exit(_start_repl(options))
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _start_repl(options: RunOptions) -> int:
@@ -184,6 +188,9 @@ def create_command() -> TyperGroup:
 def app() -> NoReturn:
     """Runs the command line of this process and ends it with the code of the table."""
     try:
+        if not sys.argv[1:] and _on_terminal():
+            # Typer loads pydantic to read the arguments; without any the prompt is there sooner.
+            sys.exit(_start_repl(RunOptions(cwd=Path.cwd())))
         create_command().main(args=_with_resume_value(sys.argv[1:]), prog_name="qcode")
     except QcodeError as error:
         print(printable(error_text(error)), file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from qcode.agent.permission_rules import parse_rule
 from qcode.config.locations import Locations, project_settings
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
@@ -169,6 +170,14 @@ def _check(source: _Source) -> None:
             raise SettingsError(f"{source.place(key)}: there is no such setting", hint) from None
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{source.place(key)}: {message}") from None
+    for key in RULE_SETTINGS:
+        rules = source.values.get(key, ())
+        assert isinstance(rules, (list, tuple))
+        for rule in rules:
+            try:
+                parse_rule(rule)
+            except SettingsError as error:
+                raise SettingsError(f"{source.place(key)}: {error.message}", error.hint) from error
 
 
 def _merge(sources: list[_Source]) -> tuple[dict[str, object], dict[str, str]]:

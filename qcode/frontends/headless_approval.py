@@ -10,22 +10,21 @@ import re
 import sys
 import termios
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
+from qcode.agent.permissions import suggested_rule
+from qcode.agent.safe_commands import is_safe
 from qcode.protocol.permissions import (
     Access,
     Answer,
     DiffDisplay,
     Display,
     PermissionRequest,
-    SimpleCommand,
+    ShellAnalysis,
 )
 from qcode.sandbox.terminal_text import printable
 
-# Programs whose first argument says what they do.
-_WITH_SUBCOMMANDS = frozenset(
-    {"cargo", "docker", "git", "go", "make", "npm", "pip", "pnpm", "poetry", "uv", "yarn"}
-)
 _PREVIEW_LINES = 60
 _GUARD_S = 0.3
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -122,37 +121,31 @@ def _preview(display: Display) -> str:
 
 
 def allowing_rules(request: PermissionRequest) -> tuple[str, ...]:
-    """The rules that together would allow this request; none where no rule can."""
+    """The rules that together would allow this request; none where no rule can or should."""
     if request.protected:
         return ()
     match request.access:
-        case Access.EDIT:
+        case Access.EDIT if request.inside_workspace:
             return ("Edit",)
-        case Access.READ:
-            return (f"Read({request.target})",)
+        case Access.EXECUTE if request.shell is not None and request.shell.opaque is None:
+            singles = [
+                replace(request, shell=ShellAnalysis(commands=(command,)))
+                for command in request.shell.commands
+            ]
+            rules = [suggested_rule(single) for single in singles if not _only_reads(single)]
+            known = [rule for rule in rules if rule is not None]
+            return tuple(dict.fromkeys(known)) if len(known) == len(rules) else ()
+        case Access.EDIT | Access.READ | Access.EXECUTE:
+            rule = suggested_rule(request)
+            return () if rule is None else (rule,)
         case Access.NETWORK:
             host = urlsplit(request.target).hostname
-            return (f"WebFetch(domain:{host})",) if host else ()
-        case Access.EXECUTE:
-            shell = request.shell
-            if shell is None or shell.opaque is not None:
-                return ()
-            if any(command.writes_to for command in shell.commands):
-                return ()
-            return tuple(dict.fromkeys(_command_rule(command) for command in shell.commands))
+            return () if host is None else (f"WebFetch(domain:{host})",)
 
 
-def _command_rule(command: SimpleCommand) -> str:
-    argv = command.argv
-    if len(argv) > 2 and re.fullmatch(r"python[\d.]*", argv[0]) and argv[1] == "-m":
-        words = argv[:3]
-    elif argv[0].startswith("python") or (argv[0] in _WITH_SUBCOMMANDS and len(argv) == 1):
-        return f"Bash({' '.join(argv)})"
-    elif argv[0] in _WITH_SUBCOMMANDS:
-        words = argv[:2]
-    else:
-        words = argv[:1]
-    return f"Bash({' '.join(words)}:*)"
+def _only_reads(request: PermissionRequest) -> bool:
+    assert request.shell is not None
+    return all(is_safe(command) for command in request.shell.commands)
 
 
 def _quoted(rule: str) -> str:

@@ -189,6 +189,7 @@ def test_a_key_others_can_read_is_refused(machine: Machine) -> None:
         ("base_url = 'localhost:8000'", "config.toml:1: base_url: not an http"),
         ("max_wall_time = 'soon'", "config.toml:1: max_wall_time: not a duration"),
         ("deny = 'Bash'", "config.toml:1: deny"),
+        ("deny = ['Bsh(rm:*)']", "config.toml:1: deny: malformed permission rule"),
         ("seed = x", "config.toml: cannot be read as TOML: .*line 1"),
     ],
 )

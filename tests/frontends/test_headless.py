@@ -168,6 +168,7 @@ def simple(*argv: str) -> SimpleCommand:
         (execute("pytest -q", simple("pytest", "-q")), ("Bash(pytest:*)",)),
         (execute("git commit -m x", simple("git", "commit", "-m", "x")), ("Bash(git commit:*)",)),
         (execute("make", simple("make")), ("Bash(make)",)),
+        (execute("ls && pytest", simple("ls"), simple("pytest")), ("Bash(pytest:*)",)),
         (
             execute("python3 -m pytest -q", simple("python3", "-m", "pytest", "-q")),
             ("Bash(python3 -m pytest:*)",),

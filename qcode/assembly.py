@@ -1,0 +1,270 @@
+"""The composition root: settings in, agent out. Nothing else names concrete classes, and each is
+imported only when it is chosen, so that a remote endpoint never loads torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qcode.config.locations import Locations
+from qcode.config.options import RunOptions, SessionChoice
+from qcode.protocol.errors import SessionError, SettingsError
+
+if TYPE_CHECKING:
+    from qcode.agent.agent import Agent
+    from qcode.agent.session import Session
+    from qcode.agent.turn import TurnStrategy
+    from qcode.config.settings import Settings
+    from qcode.config.sources import LoadedSettings
+    from qcode.protocol.backends import Backend
+    from qcode.protocol.permissions import Approver
+    from qcode.protocol.tools import Tool
+    from qcode.sandbox.workspace import Workspace
+
+Obtain = Callable[[str], Path]
+"""Fetches a named model and returns its path; may block for as long as a download takes."""
+
+SCRIPTED = "scripted:"
+_SMALL_MEMORY_BYTES = 4 << 30
+
+
+def open_agent(
+    options: RunOptions,
+    approver: Approver,
+    *,
+    obtain: Obtain | None = None,
+    tell: Callable[[str], None],
+) -> Agent:
+    """Everything a front end needs for what was asked on the command line. Blocks, so it is called
+    in a thread where a person waits. `tell` gets lines for the person.
+
+    Raises `SettingsError`, `SessionError`, `ModelStoreError`, `EngineError`.
+    """
+    loaded = load_settings(options)
+    for notice in loaded.notices:
+        tell(notice)
+    session = open_session(options.session, project=options.cwd)
+    backend = create_backend(loaded.settings, obtain=obtain)
+    return create_agent(
+        loaded.settings,
+        approver=approver,
+        workspace=create_workspace(options.cwd),
+        session=session,
+        backend=backend,
+        tell=tell,
+    )
+
+
+def load_settings(options: RunOptions) -> LoadedSettings:
+    from qcode.config import sources
+
+    return sources.load_settings(
+        options, environment=os.environ, locations=Locations.from_environment(os.environ)
+    )
+
+
+def open_session(choice: SessionChoice, *, project: Path) -> Session:
+    from qcode.agent.session import Session
+    from qcode.agent.session_store import SessionStore
+
+    store = SessionStore(Locations.from_environment(os.environ).sessions, project)
+    match choice.kind:
+        case "new":
+            return store.create()
+        case "ephemeral":
+            return Session(session_id="ephemeral")
+        case "continue":
+            latest = store.latest()
+            if latest is None:
+                raise SessionError("There is no earlier conversation in this folder.")
+            return store.open(latest.id)
+        case "resume":
+            return store.open(choice.session_id)
+
+
+def create_workspace(root: Path) -> Workspace:
+    from qcode.sandbox.workspace import LocalWorkspace
+
+    return LocalWorkspace(root)
+
+
+def create_backend(settings: Settings, *, obtain: Obtain | None = None) -> Backend:
+    """`scripted:FILE` and model files name themselves; else an endpoint, if one is set; else a
+    model of this machine. `obtain` is asked for a named model that is not here yet."""
+    model = settings.model
+    if model is not None and model.startswith(SCRIPTED):
+        return _scripted_backend(Path(model.removeprefix(SCRIPTED)))
+    if settings.base_url is not None:
+        return _remote_backend(settings, settings.base_url)
+    name = model or default_model()
+    return _local_backend(settings, name, obtain)
+
+
+def default_model() -> str:
+    """The model for machines where nothing is configured, by the memory that is free."""
+    from qcode.engine.model_catalogue import DEFAULT_MODEL, SMALL_MODEL
+
+    available = available_memory_bytes()
+    return (
+        SMALL_MODEL if available is not None and available < _SMALL_MEMORY_BYTES else DEFAULT_MODEL
+    )
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError):
+            return None
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def create_agent(
+    settings: Settings,
+    *,
+    approver: Approver,
+    workspace: Workspace,
+    session: Session,
+    backend: Backend | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Agent:
+    """`backend` is created from the settings where none is given. `tell` gets lines for the person
+    about instruction files that were left out.
+
+    Raises `SettingsError`, `ModelStoreError`, `EngineError`.
+    """
+    from qcode.agent.agent import Agent
+    from qcode.agent.limits import TurnLimits
+    from qcode.agent.permissions import PermissionPolicy
+    from qcode.agent.verification import VerifyCommand
+    from qcode.protocol.sampling import SamplingParams
+
+    if backend is None:
+        backend = create_backend(settings)
+    root = workspace.root
+    return Agent(
+        backend=backend,
+        tools=create_tools(settings, workspace),
+        policy=PermissionPolicy(
+            mode=settings.approval_mode,
+            workspace_root=root,
+            allow=settings.allow,
+            ask=settings.ask,
+            deny=settings.deny,
+        ),
+        approver=approver,
+        session=session,
+        system_prompt=_system_prompt(backend, root, tell or _ignore),
+        limits=TurnLimits(
+            max_turns=settings.max_turns,
+            max_wall_time_s=settings.max_wall_time,
+            max_tool_calls=settings.max_tool_calls,
+        ),
+        verify=None if settings.verify is None else VerifyCommand(command=settings.verify),
+        strategy_for=_strategy_for(settings, backend, root),
+        sampling=SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            max_tokens=settings.max_answer_tokens,
+        ),
+    )
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def _system_prompt(backend: Backend, root: Path, tell: Callable[[str], None]) -> str:
+    """A person who starts qcode in a folder means its instructions to be read: they are text that
+    asks, and permissions guard what they ask for. What could run by itself needs trust."""
+    from datetime import UTC, datetime
+
+    from qcode.agent.instructions import load_instructions
+    from qcode.agent.system_prompt import build_system_prompt, gather_facts, prompt_profile
+
+    locations = Locations.from_environment(os.environ)
+    instructions = load_instructions(root, user_directory=locations.config)
+    for note in instructions.notes:
+        tell(note)
+    return build_system_prompt(
+        profile=prompt_profile(backend.model),
+        facts=gather_facts(root, datetime.now(UTC).astimezone().date()),
+        instructions=instructions.text,
+    )
+
+
+def _strategy_for(
+    settings: Settings, backend: Backend, root: Path
+) -> Callable[[str], TurnStrategy | None] | None:
+    if settings.repair == "never":
+        return None
+
+    def strategy_for(prompt: str) -> TurnStrategy | None:
+        from qcode.agent.repair import repair_strategy
+
+        model = backend.model
+        if settings.repair == "always":
+            model = replace(model, strength="small")
+        return repair_strategy(prompt, model=model, root=root, verify=settings.verify)
+
+    return strategy_for
+
+
+def _scripted_backend(file: Path) -> Backend:
+    from qcode.backends.scripted import ScriptedBackend
+
+    return ScriptedBackend.from_file(file)
+
+
+def _remote_backend(settings: Settings, base_url: str) -> Backend:
+    from qcode.backends.openai_compatible import OpenAICompatibleBackend
+
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return OpenAICompatibleBackend(
+        base_url=base_url,
+        model=settings.model,
+        api_key=key,
+        context_window=settings.context_window,
+    )
+
+
+def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Backend:
+    from qcode.engine.model_catalogue import catalogue_entry
+    from qcode.engine.model_store import ModelStore
+
+    if importlib.util.find_spec("torch") is None:
+        raise SettingsError(
+            "The bundled engine is not installed.",
+            'Install it with: pip install "qcode[engine]"; or name an endpoint: --base-url URL',
+        )
+    path = ModelStore(Locations.from_environment(os.environ).models).resolve(name)
+    if path is None and catalogue_entry(name) is None:
+        raise SettingsError(
+            f"There is no model {name!r} on this machine, and none of that name is known.",
+            "`qcode model list` shows the known ones; for an endpoint's model add --base-url URL.",
+        )
+    if path is None and obtain is None:
+        raise SettingsError(
+            f"The model {name} is not on this machine yet.",
+            f"Fetch it once with: qcode model pull {name}; or name an endpoint: --base-url URL",
+        )
+    if path is None:
+        assert obtain is not None
+        path = obtain(name)
+    from qcode.backends.local import LocalBackend
+    from qcode.engine.options import EngineOptions
+
+    options = EngineOptions(context_window=settings.context_window, num_threads=settings.threads)
+    return LocalBackend(path, name=name, options=options)

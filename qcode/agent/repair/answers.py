@@ -80,6 +80,8 @@ def read_search_replace(answer: str, files: Mapping[str, str]) -> Proposal | Non
     new, ended, _ = rest.partition(REPLACE)
     if not (found and divided and ended and search.strip()):
         return None
+    if any("\r\n" in text for text in files.values()):
+        search, new = search.replace("\n", "\r\n"), new.replace("\n", "\r\n")
     named = head.strip().splitlines()[-1:]
     paths = [path for path in files if path in named] or list(files)
     places = [path for path in paths if files[path].count(search) > 0]

@@ -75,7 +75,8 @@ def _pytest_failure(name: str, body: str, by_id: tuple[str, ...]) -> Failure:
 
 
 def _pytest_id(qualified: str, by_id: tuple[str, ...]) -> str:
-    wanted = qualified.replace(".", "::") if "[" not in qualified else qualified
+    name, bracket, parameters = qualified.partition("[")
+    wanted = name.replace(".", "::") + bracket + parameters
     for test in by_id:
         if test == qualified or test.endswith(("::" + wanted, "::" + qualified)):
             return test

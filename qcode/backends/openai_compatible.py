@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal
 
@@ -45,7 +46,8 @@ _CONTEXT_KEYS = ("max_model_len", "context_length", "context_window", "max_conte
 class OpenAICompatibleBackend:
     """`base_url` is accepted with or without `/v1`. Without `model` the first one the server
     lists is used; `model.name` is empty until it has been asked. `extra_body` is added to each
-    request as it stands. `transport` replaces the network in tests."""
+    request as it stands. `jitter`, in [0, 1), spreads retries; `transport` replaces the network
+    in tests."""
 
     def __init__(
         self,
@@ -58,11 +60,13 @@ class OpenAICompatibleBackend:
         strength: Literal["small", "large"] = "large",
         extra_body: Mapping[str, object] | None = None,
         timers: Timers | None = None,
+        jitter: Callable[[], float] = random.random,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._endpoint = ChatEndpoint(
             base_url, api_key=api_key, headers=headers, timers=timers, transport=transport
         )
+        self._jitter = jitter
         self._extra_body = dict(extra_body or {})
         self._model = ModelInfo(name=model or "", context_window=context_window, strength=strength)
 
@@ -95,7 +99,9 @@ class OpenAICompatibleBackend:
                 return
             except RequestFailed as failed:
                 breaks += failed.failure.kind == "broken"
-                wait_s = retry_wait_s(failed.failure, tries=tries, breaks=breaks)
+                wait_s = retry_wait_s(
+                    failed.failure, tries=tries, breaks=breaks, jitter=self._jitter
+                )
                 if wait_s is None:
                     raise failed.error from failed
                 yield Retrying(attempt=tries, wait_s=wait_s, reason=failed.error.message)

@@ -18,6 +18,9 @@ from qcode.protocol.messages import (
     ToolCall,
 )
 
+HARNESS = "qcode"
+"""The model name of messages that the program itself puts into the conversation."""
+
 
 class PartialAnswer:
     """The text received so far, to be kept when the answer is broken off. Half-written calls are

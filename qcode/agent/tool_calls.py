@@ -11,14 +11,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from qcode.agent.arguments import ArgumentError, read_arguments
 from qcode.agent.limits import Budget
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.repetition import STOP_AT, RepetitionGuard
 from qcode.agent.session import Session
-from qcode.protocol.errors import LimitReached, QcodeError, TaskNotDone, ToolError
+from qcode.protocol.errors import QcodeError, TaskNotDone, ToolError
 from qcode.protocol.events import Event, ToolFinished, ToolProgress, ToolStarted
 from qcode.protocol.messages import Message, ToolCall, ToolMessage
 from qcode.protocol.permissions import Access, DiffDisplay, PermissionRequest
@@ -30,6 +30,11 @@ MAX_CONTENT_CHARS = 30_000
 NOT_RUN = "Not run: the turn was stopped before this call."
 STOPPED = "Stopped while it ran. Its effects may be incomplete; check before doing it again."
 FAILED = "The tool failed unexpectedly. This is a fault of the program, not of the call."
+
+
+Origin = Literal["model", "harness", "user"]
+"""Who planned a call. What the program plans may repeat; what the person typed is also not asked
+about again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,25 +71,24 @@ class ToolCallRunner:
         self._add = add
         self._repetitions = RepetitionGuard()
 
-    async def run(self, calls: Sequence[ToolCall], *, user_typed: bool = False) -> list[ToolResult]:
+    async def run(self, calls: Sequence[ToolCall], origin: Origin = "model") -> list[ToolResult]:
         """The results in call order. Reads run together, everything else alone and in order.
 
-        `user_typed` calls come from the person and are not asked about again. Raises
-        `LimitReached` and `TaskNotDone` (a call repeated without end) after every call has its
-        result in history.
+        Raises `LimitReached` and `TaskNotDone` (the model repeats a call without end) after every
+        call has its result in history.
         """
         step = _Step(calls, self._emit, self._add, self._max_content_chars)
         reads: list[asyncio.Task[None]] = []
         try:
             for index, call in enumerate(calls):
-                prepared = await self._prepare(index, call, user_typed)
+                prepared = await self._prepare(index, call, origin)
                 if isinstance(prepared, ToolResult):
                     step.finish(index, call.name, prepared)
                 elif prepared.request.access is Access.READ:
-                    reads.append(asyncio.create_task(self._execute(index, prepared, step)))
+                    reads.append(asyncio.create_task(self._execute(index, prepared, step, origin)))
                 else:
                     await _all(reads)
-                    await self._execute(index, prepared, step)
+                    await self._execute(index, prepared, step, origin)
             await _all(reads)
         finally:
             try:
@@ -93,26 +97,28 @@ class ToolCallRunner:
                 await asyncio.gather(*reads, return_exceptions=True)
             finally:
                 step.finish_rest()
-        self._stop_endless(calls)
+        if origin == "model":
+            self._stop_endless(calls)
         return step.results()
 
     async def _prepare(
-        self, index: int, call: ToolCall, user_typed: bool
+        self, index: int, call: ToolCall, origin: Origin
     ) -> PreparedCall | ToolResult:
         """What is ready to run, or the result that says why it is not."""
+        self._budget.begin_tool_call()
+        if index >= MAX_CALLS_PER_ANSWER:
+            return _refused(f"Not run: at most {MAX_CALLS_PER_ANSWER} calls in one answer.")
+        if origin == "model" and (refusal := self._repetitions.refusal(call)) is not None:
+            return _refused(refusal)
         try:
-            self._budget.begin_tool_call()
-            if index >= MAX_CALLS_PER_ANSWER:
-                return _refused(f"Not run: at most {MAX_CALLS_PER_ANSWER} calls in one answer.")
-            if not user_typed and (refusal := self._repetitions.refusal(call)) is not None:
-                return _refused(refusal)
-            return await self._permit(call, user_typed)
-        except LimitReached:
-            raise
+            prepared = await self._permit(call, origin)
         except (ArgumentError, ToolError) as error:
-            return self._observed(call, _error_result(error))
+            prepared = _error_result(error)
+        if isinstance(prepared, ToolResult):
+            return self._observed(call, prepared, origin)
+        return prepared
 
-    async def _permit(self, call: ToolCall, user_typed: bool) -> PreparedCall | ToolResult:
+    async def _permit(self, call: ToolCall, origin: Origin) -> PreparedCall | ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
@@ -129,7 +135,7 @@ class ToolCallRunner:
             raise ArgumentError(
                 f"Not run: this would change nothing, {preview.path} already reads so."
             )
-        if not user_typed:
+        if origin != "user":
             refusal = await self._gate.refusal(call.id, request, self._emit, self._session)
             if refusal is not None:
                 return _refused(refusal)
@@ -137,7 +143,9 @@ class ToolCallRunner:
             call=call, tool=tool, params=arguments.params, request=request, remark=arguments.remark
         )
 
-    async def _execute(self, index: int, prepared: PreparedCall, step: _Step) -> None:
+    async def _execute(
+        self, index: int, prepared: PreparedCall, step: _Step, origin: Origin
+    ) -> None:
         call, request = prepared.call, prepared.request
         if request.access is not Access.READ:
             self._session.sync()  # the intent is on disk before the effect
@@ -149,14 +157,11 @@ class ToolCallRunner:
         )
         result = ToolResult(content=FAILED, is_error=True)
         try:
-            result = await prepared.tool.run(prepared.params, context)
-        except ToolError as error:
-            result = _error_result(error)
+            result = await _run(prepared, context)
+            result = self._observed(call, result, origin)
         except asyncio.CancelledError:
             result = ToolResult(content=STOPPED, is_error=True)
             raise
-        else:
-            result = self._observed(call, result)
         finally:
             if prepared.remark:
                 result = replace(result, content=f"{prepared.remark}\n{result.content}")
@@ -164,8 +169,8 @@ class ToolCallRunner:
             if request.access is not Access.READ:
                 self._session.sync()
 
-    def _observed(self, call: ToolCall, result: ToolResult) -> ToolResult:
-        remark = self._repetitions.observe(call, result)
+    def _observed(self, call: ToolCall, result: ToolResult, origin: Origin) -> ToolResult:
+        remark = self._repetitions.observe(call, result) if origin == "model" else None
         if remark is None:
             return result
         return replace(result, content=f"{result.content}\n\n{remark}")
@@ -242,6 +247,13 @@ def bounded(content: str, max_chars: int = MAX_CONTENT_CHARS) -> str:
     half = max_chars // 2
     left_out = len(content) - 2 * half
     return f"{content[:half]}\n[... {left_out} characters left out ...]\n{content[-half:]}"
+
+
+async def _run(prepared: PreparedCall, context: ToolContext) -> ToolResult:
+    try:
+        return await prepared.tool.run(prepared.params, context)
+    except ToolError as error:
+        return _error_result(error)
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

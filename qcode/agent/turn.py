@@ -9,12 +9,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from qcode.agent.answer import PartialAnswer, with_unique_call_ids
+from qcode.agent.answer import HARNESS, PartialAnswer, with_unique_call_ids
 from qcode.agent.compaction import Compactor
 from qcode.agent.limits import Budget, TurnLimits
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.session import Session
-from qcode.agent.tool_calls import ToolCallRunner, max_content_chars
+from qcode.agent.tool_calls import Origin, ToolCallRunner, max_content_chars
 from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
 from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
@@ -145,10 +145,12 @@ class TurnContext:
     ) -> list[ToolResult]:
         """Runs the calls of a message that is in history; one result each, in call order.
 
-        `user_typed` calls carry a command that the person typed, and are not asked about. Raises
-        `LimitReached` and `TaskNotDone` when history is complete.
+        `user_typed` calls carry a command that the person typed, and are not asked about. Calls
+        that the program planned (`HARNESS`) may repeat as they like. Raises `LimitReached` and
+        `TaskNotDone` when history is complete.
         """
-        return await self._runner.run(message.tool_calls, user_typed=user_typed)
+        origin: Origin = "harness" if message.model == HARNESS else "model"
+        return await self._runner.run(message.tool_calls, "user" if user_typed else origin)
 
     async def shorten(self, *, force: bool = False) -> bool:
         """Compacts the conversation where it nears the window, or anyway; False: left as it is."""

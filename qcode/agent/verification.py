@@ -6,12 +6,10 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 
+from qcode.agent.answer import HARNESS as HARNESS
 from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.messages import AssistantMessage, ToolCall, UserMessage
-
-HARNESS = "qcode"
-"""The model name of messages that the program itself puts into the conversation."""
 
 SHELL_TOOL = "run_shell_command"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from loop_parts import (
@@ -255,6 +256,25 @@ async def test_the_same_call_with_the_same_result_is_nudged_refused_and_stopped(
     assert_well_formed(bench.agent)
 
 
+@pytest.mark.parametrize(
+    ("call", "deny"),
+    [
+        (("read_file", {"path": "no.py"}), ()),
+        (("run_shell_command", {"command": "make"}), ("Bash",)),
+        (("open", {}), ()),
+        (("read_file", "{"), ()),
+    ],
+)
+async def test_a_call_that_fails_the_same_way_for_ever_is_stopped(
+    call: tuple[str, object], deny: tuple[str, ...]
+) -> None:
+    bench = Bench(*(calls(call) for _ in range(9)), deny=deny)
+    finished = (await play(bench.agent, "go"))[-1]
+    assert isinstance(finished, TurnFinished)
+    assert isinstance(finished.error, TaskNotDone)
+    assert finished.num_steps == 8
+
+
 async def test_testing_again_after_each_edit_is_no_repetition() -> None:
     steps = []
     for number in range(10):
@@ -276,6 +296,11 @@ class AskTwice:
         message = AssistantMessage(blocks=(call,), stop_reason="tool_calls", model="qcode")
         turn.add(message)
         (result,) = await turn.run_calls(message)
+        for number in range(10):  # what the program plans may repeat
+            again = replace(call, id=f"again{number}")
+            message = AssistantMessage(blocks=(again,), stop_reason="tool_calls", model="qcode")
+            turn.add(message)
+            assert await turn.run_calls(message) == [result]
         request = ChatRequest(system="", messages=(UserMessage(content=result.content),))
         answer = await turn.stream(request, show=False)
         return TurnOutcome(reason="completed", text=answer.message.text)

@@ -23,14 +23,18 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 MAX_TOKEN_ID = 2**22
 
 
-def _byte_of_character() -> dict[int, int]:
-    """GPT-2's printable stand-in for each byte, reversed: code point -> byte."""
+def _latin1_of_character() -> dict[int, int]:
+    """GPT-2's printable stand-in for each byte, reversed: code point -> byte, for translation.
+
+    What stands for no byte is sent beyond Latin-1, where encoding it fails.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {**{byte: byte for byte in printable}, **{256 + i: b for i, b in enumerate(others)}}
+    table = dict.fromkeys(others, 0xFFFF)
+    return table | {256 + i: byte for i, byte in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER = _byte_of_character()
+_LATIN1_OF_CHARACTER = _latin1_of_character()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, object], source: str) -> Vocabul
     numbered = [(text, i, kind) for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))]
     return _checked(
         tokens=[(text, i) for text, i, kind in numbered if kind == _NORMAL],
-        merges=[merge.split(" ") for merge in merges],
+        merged=[merge.replace(" ", "", 1) for merge in merges],
         special_tokens=[(t, i) for t, i, kind in numbered if kind in (_CONTROL, _USER_DEFINED)],
         source=source,
     )
@@ -89,7 +93,7 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
         raise CheckpointError(f"{source}: added_tokens is not a list")
     return _checked(
         tokens=_object(model.get("vocab"), source).items(),
-        merges=_merges(model.get("merges"), source),
+        merged=_merged(model.get("merges"), source),
         special_tokens=[_added_token(_object(token, source), source) for token in added],
         source=source,
         nfc=normalizer is not None,
@@ -97,21 +101,22 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def _from_vocab_and_merges(directory: Path) -> Vocabulary:
-    path = directory / "vocab.json"
-    source = str(path)
+    source = str(directory / "vocab.json")
     config = read_json(directory / "tokenizer_config.json", optional=True)
     added = _object(config.get("added_tokens_decoder") or {}, source)
     try:
-        lines = (directory / "merges.txt").read_text("utf-8").splitlines()
+        merges = (directory / "merges.txt").read_text("utf-8").split("\n")
         special_tokens = [
             _added_token({**_object(token, source), "id": int(number)}, source)
             for number, token in added.items()
         ]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
+    if merges[0].startswith("#version"):
+        del merges[0]
     return _checked(
-        tokens=read_json(path).items(),
-        merges=_merges([line for line in lines if line and not line.startswith("#v")], source),
+        tokens=read_json(directory / "vocab.json").items(),
+        merged=_merged([merge for merge in merges if merge], source),
         special_tokens=special_tokens,
         source=source,
     )
@@ -141,31 +146,36 @@ def _added_token(token: Mapping[str, object], source: str) -> tuple[str, int]:
     return text, number
 
 
-def _merges(merges: object, source: str) -> list[Sequence[str]]:
-    """New files write a merge as a list of two, old ones as two words."""
+def _merged(merges: object, source: str) -> list[str]:
+    """The token each merge makes. New files write a merge as a list of two, old ones as words."""
     if not isinstance(merges, list):
         raise CheckpointError(f"{source}: the merges are missing")
-    return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    try:
+        return [m.replace(" ", "", 1) if isinstance(m, str) else "".join(m) for m in merges]
+    except TypeError as error:
+        raise CheckpointError(f"{source}: the merges are malformed") from error
 
 
 def _checked(
     *,
     tokens: Iterable[tuple[str, object]],
-    merges: Sequence[Sequence[str]],
+    merged: Sequence[str],
     special_tokens: Sequence[tuple[str, int]],
     source: str,
     nfc: bool = True,
 ) -> Vocabulary:
     """Raises CheckpointError where the ids are not in the order of the merges."""
     ranks: dict[bytes, int] = {}
+    texts: dict[int, str] = {}
     for text, number in tokens:
         if not isinstance(number, int):
             raise CheckpointError(f"{source}: token {text!r} has the id {number!r}")
+        texts[number] = text
         ranks[_token_bytes(text, source)] = number
-    for index, merge in enumerate(merges):
-        if len(merge) != 2 or ranks.get(_token_bytes("".join(merge), source)) != 256 + index:
-            raise UnsupportedModel(f"{source}: token ids do not follow the merges at {merge!r}")
-    if set(ranks.values()) != set(range(256 + len(merges))):
+    for number, token in enumerate(merged, start=256):
+        if texts.get(number) != token:
+            raise UnsupportedModel(f"{source}: token {number} is not merge {number - 256}")
+    if texts.keys() != set(range(256 + len(merged))) or len(ranks) != len(texts):
         raise CheckpointError(f"{source}: the vocabulary and its merges do not match")
     if not all(bytes((byte,)) in ranks for byte in range(256)):
         raise CheckpointError(f"{source}: the vocabulary lacks single bytes")
@@ -179,8 +189,8 @@ def _checked(
 
 def _token_bytes(text: str, source: str) -> bytes:
     try:
-        return bytes(_BYTE_OF_CHARACTER[ord(character)] for character in text)
-    except KeyError as error:
+        return text.translate(_LATIN1_OF_CHARACTER).encode("latin-1")
+    except UnicodeEncodeError as error:
         raise CheckpointError(f"{source}: token {text!r} is not byte-level") from error
 
 

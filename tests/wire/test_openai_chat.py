@@ -401,10 +401,21 @@ def test_endless_arguments_are_refused() -> None:
         list(stream.feed([piece("x", index=0)]))
 
 
-EVENT_KEYS = (
-    "choices delta message tool_calls function name arguments index id content usage model "
-    "finish_reason"
-).split()
+EVENT_KEYS = [
+    "choices",
+    "delta",
+    "message",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "index",
+    "id",
+    "content",
+    "usage",
+    "model",
+    "finish_reason",
+]
 
 
 @given(

@@ -276,7 +276,9 @@ def test_what_would_compute_something_else_is_refused(changes: dict) -> None:
         ("tie_word_embeddings", "yes"),
         ("eos_token_id", "x"),
         ("rope_scaling", 4),
+        ("rope_theta", 1),
         ("rope_scaling", {"rope_type": "yarn", "factor": 0}),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 1e308}),
         ("num_experts_per_tok", 129),
         ("mlp_only_layers", [0.5]),
         ("decoder_sparse_step", 0),
@@ -285,6 +287,15 @@ def test_what_would_compute_something_else_is_refused(changes: dict) -> None:
 def test_impossible_values_are_named(key: str, value: object) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read({**QWEN3_CODER_30B, key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("temperature", -1), ("top_p", 1.5), ("top_k", -1), ("repetition_penalty", 0)],
+)
+def test_impossible_sampling_advice_is_named(key: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=key):
+        read(QWEN3_CODER_30B, {key: value})
 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ MAX_LAYERS = 1024
 MAX_WIDTH = 2**20
 MAX_VOCABULARY = 2**22
 MAX_POSITIONS = 2**26
+MAX_YARN_FACTOR = 1024
+MIN_ROPE_THETA = 2
 
 
 def config_from_json(
@@ -47,7 +49,7 @@ def config_from_json(
     num_heads = fields.integer("num_attention_heads", high=MAX_WIDTH)
     num_layers = fields.integer("num_hidden_layers", high=MAX_LAYERS)
     rope = fields.section("rope_parameters") or fields.section("rope_scaling")
-    theta = rope.number("rope_theta", default=10_000.0) if rope else 10_000.0
+    theta = rope.number("rope_theta", default=10_000.0, low=MIN_ROPE_THETA) if rope else 10_000.0
     positions = fields.integer("max_position_embeddings", high=MAX_POSITIONS)
     yarn = _yarn_from_json(rope, positions)
     output_bias = architecture != "qwen2" and fields.flag("attention_bias", False)
@@ -64,7 +66,7 @@ def config_from_json(
             ),
             head_dim=fields.integer("head_dim", default=hidden_size // num_heads, high=MAX_WIDTH),
             rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
-            rope_theta=fields.number("rope_theta", default=theta),
+            rope_theta=fields.number("rope_theta", default=theta, low=MIN_ROPE_THETA),
             yarn=yarn,
             context_window=_scaled_context(positions, yarn),
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
@@ -109,7 +111,7 @@ def config_from_gguf(
                 "attention.key_length", default=hidden_size // num_heads, high=MAX_WIDTH
             ),
             rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=fields.number("rope.freq_base", default=10_000.0),
+            rope_theta=fields.number("rope.freq_base", default=10_000.0, low=MIN_ROPE_THETA),
             yarn=yarn,
             context_window=_scaled_context(positions, yarn),
             tie_word_embeddings="output.weight" not in tensor_shapes,
@@ -148,23 +150,23 @@ class _Fields:
             self.fail(key, f"is {value!r}, not a number from {low} to {high}")
         return value
 
-    def number(self, key: str, *, default: float | None = None) -> float:
-        value = self.optional_number(key)
-        if value is None:
-            value = default
-        if value is None:
+    def number(
+        self, key: str, *, default: float | None = None, low: float = 1e-30, high: float = 1e30
+    ) -> float:
+        value = self.optional_number(key, low=low, high=high)
+        if value is not None:
+            return value
+        if default is None:
             self.fail(key, "is missing")
-        if value <= 0:
-            self.fail(key, f"is {value!r}, not a positive number")
-        return value
+        return default
 
-    def optional_number(self, key: str) -> float | None:
-        """Any finite number, or None where the file has none."""
+    def optional_number(self, key: str, *, low: float, high: float) -> float | None:
+        """A number within bounds, or None where the file has none."""
         value = self.get(key)
         if value is None:
             return None
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            self.fail(key, f"is {value!r}, not a number")
+        if not isinstance(value, int | float) or not low <= value <= high:
+            self.fail(key, f"is {value!r}, not a number from {low:g} to {high:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -276,10 +278,10 @@ def _experts_from_gguf(
 def _generation_from_json(generation: _Fields, config: _Fields) -> GenerationDefaults:
     greedy = not generation.flag("do_sample", True)
     return GenerationDefaults(
-        temperature=0.0 if greedy else generation.optional_number("temperature"),
-        top_p=generation.optional_number("top_p"),
+        temperature=0.0 if greedy else generation.optional_number("temperature", low=0, high=100),
+        top_p=generation.optional_number("top_p", low=0, high=1),
         top_k=None if generation.get("top_k") is None else generation.integer("top_k", low=0),
-        repetition_penalty=generation.optional_number("repetition_penalty"),
+        repetition_penalty=generation.optional_number("repetition_penalty", low=0.01, high=100),
         eos_ids=generation.integers("eos_token_id") | config.integers("eos_token_id"),
     )
 
@@ -287,10 +289,12 @@ def _generation_from_json(generation: _Fields, config: _Fields) -> GenerationDef
 def _generation_from_gguf(fields: _Fields) -> GenerationDefaults:
     top_k = fields.get("general.sampling.top_k")
     return GenerationDefaults(
-        temperature=fields.optional_number("general.sampling.temp"),
-        top_p=fields.optional_number("general.sampling.top_p"),
+        temperature=fields.optional_number("general.sampling.temp", low=0, high=100),
+        top_p=fields.optional_number("general.sampling.top_p", low=0, high=1),
         top_k=None if top_k is None else fields.integer("general.sampling.top_k", low=0),
-        repetition_penalty=fields.optional_number("general.sampling.penalty_repeat"),
+        repetition_penalty=fields.optional_number(
+            "general.sampling.penalty_repeat", low=0.01, high=100
+        ),
         eos_ids=fields.integers("tokenizer.ggml.eos_token_id")
         | fields.integers("tokenizer.ggml.eot_token_id"),
     )
@@ -305,7 +309,7 @@ def _yarn_from_json(rope: _Fields | None, positions: int) -> YarnScaling | None:
     original = rope.integer(
         "original_max_position_embeddings", default=positions, high=MAX_POSITIONS
     )
-    factor = rope.number("factor", default=positions / original)
+    factor = rope.number("factor", default=positions / original, low=1, high=MAX_YARN_FACTOR)
     return YarnScaling(
         factor=factor,
         original_context=original,
@@ -317,10 +321,11 @@ def _yarn_from_json(rope: _Fields | None, positions: int) -> YarnScaling | None:
 
 
 def _attention_factor(rope: _Fields, factor: float) -> float:
-    given = rope.optional_number("attention_factor")
+    given = rope.optional_number("attention_factor", low=0.01, high=100)
     if given is not None:
         return given
-    mscale, all_dim = rope.optional_number("mscale"), rope.optional_number("mscale_all_dim")
+    mscale = rope.optional_number("mscale", low=0, high=100)
+    all_dim = rope.optional_number("mscale_all_dim", low=0, high=100)
     if mscale and all_dim:
         return yarn_magnitude(factor, mscale) / yarn_magnitude(factor, all_dim)
     return yarn_magnitude(factor)
@@ -337,7 +342,7 @@ def _yarn_from_gguf(fields: _Fields, positions: int) -> YarnScaling | None:
         return None
     if kind != "yarn":
         raise UnsupportedModel(f"{fields.source}: rope scaling {kind!r} is not supported")
-    factor = fields.number("rope.scaling.factor")
+    factor = fields.number("rope.scaling.factor", low=1, high=MAX_YARN_FACTOR)
     return YarnScaling(
         factor=factor,
         original_context=fields.integer(

@@ -1,0 +1,91 @@
+"""Loading a whole model: what comes with it, and what a damaged file does."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from random_checkpoint import FAMILIES, Family, random_vocabulary, write_gguf, write_safetensors
+
+from qcode.engine.checkpoint.gguf import GgufFile
+from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.models.loading import LoadedModel, load_model
+from qcode.protocol.errors import QcodeError
+
+TEMPLATE = "{{ messages[0].content }}"
+
+
+def first_logits(loaded: LoadedModel) -> torch.Tensor:
+    """Logits of a prompt of four tokens."""
+    config, positions = loaded.config, torch.arange(4)
+    dtype = loaded.model.embed_tokens(positions).dtype
+    shape = (1, 4, config.num_key_value_heads, config.head_dim)
+    kv = [(torch.zeros(shape, dtype=dtype),) * 2 for _ in range(config.num_layers)]
+    inputs = AttentionInputs(
+        positions=positions,
+        slots=positions,
+        query_starts=torch.tensor([0, 4], dtype=torch.int32),
+        context_lens=torch.tensor([4], dtype=torch.int32),
+        block_tables=torch.zeros(1, 1, dtype=torch.int32),
+    )
+    with torch.inference_mode():
+        return loaded.model.logits(loaded.model.forward(positions + 40, inputs, kv))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(family: Family, dtype: torch.dtype, tmp_path: Path) -> None:
+    write_safetensors(tmp_path, family)
+    expected = first_logits(load_model(tmp_path))
+    actual = first_logits(load_model(tmp_path, dtype=dtype))
+    assert actual.dtype == torch.float32
+    # An expert chosen otherwise changes a row; most of the rest must stay.
+    error = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.median().item() < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+def test_a_chat_template_comes_from_the_checkpoint(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
+    assert load_model(tmp_path / "a.gguf").chat_template == TEMPLATE
+    write_gguf(tmp_path / "b.gguf")
+    assert load_model(tmp_path / "b.gguf").chat_template is None
+
+    directory = write_safetensors(tmp_path / "directory")
+    assert load_model(directory).chat_template is None
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    assert load_model(directory).chat_template == "old"
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    assert load_model(directory).chat_template == TEMPLATE
+
+
+def test_every_answer_can_end(tmp_path: Path) -> None:
+    """Both end tokens count, though a GGUF file names only one of them."""
+    write_gguf(tmp_path / "model.gguf")
+    special_ids = random_vocabulary().special_ids
+    expected = {special_ids["<|im_end|>"], special_ids["<|endoftext|>"]}
+    assert load_model(tmp_path / "model.gguf").tokenizer.eos_ids == expected
+
+
+def test_damaged_files_load_or_fail_with_one_error(tmp_path: Path) -> None:
+    """Values that pass the reader but make no sense are caught before they reach the network."""
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "qwen3_moe", num_hidden_layers=2, metadata={"general.alignment": 32})
+    whole = path.read_bytes()
+    data_start = min(tensor.offset for tensor in GgufFile(path).tensors.values())
+    rng = random.Random(6)
+    num_refused = 0
+    for _ in range(200):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            # The numbers that shape the network all stand in the first few hundred bytes.
+            place = rng.randrange(rng.choice([700, data_start]))
+            content[place] = rng.choice([0, 1, 2, 127, 255, rng.randrange(256)])
+        path.write_bytes(content)
+        try:
+            first_logits(load_model(path))
+        except QcodeError:
+            num_refused += 1
+    assert 50 < num_refused < 200

@@ -107,7 +107,7 @@ class SessionStore:
         if not matches:
             raise SessionError(
                 f"There is no session {partial_id!r} of this directory.",
-                hint="`qcode sessions list` shows what there is.",
+                hint=_newest(stored),
             )
         ids = ", ".join(item.id for item in matches[:5])
         raise SessionError(
@@ -198,7 +198,7 @@ class SessionFile:
                 raise
             raise SessionError(
                 f"The session {self._path.stem} is open in another process.",
-                hint="Close it there, or go on from a copy with --fork.",
+                hint="Close it there, or start a new session here.",
             ) from error
         self._fd = fd
 
@@ -264,6 +264,12 @@ class SessionFile:
         self._notice = (
             f"This session can no longer be stored ({error.strerror}); it goes on in memory only."
         )
+
+
+def _newest(stored: list[StoredSession]) -> str:
+    if not stored:
+        return "No session has been stored here yet."
+    return "The newest are: " + "; ".join(f"{item.id} ({item.title[:40]})" for item in stored[:3])
 
 
 def _fdatasync(fd: int) -> None:

@@ -16,10 +16,12 @@ SHELL_TOOL = "run_shell_command"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyCommand:
-    """`max_attempts` bounds how often the model is sent back to work."""
+    """`max_attempts` bounds how often the command is run, and so how often the model is sent back
+    to work. `timeout_s` is the longest that the shell tool allows: whole suites are slow."""
 
     command: str
     max_attempts: int = 5
+    timeout_s: int = 1800
 
 
 class Verified:
@@ -48,7 +50,8 @@ class Verified:
         return replace(outcome, verify_exit_code=self.exit_code)
 
     async def _check(self, turn: TurnContext) -> int:
-        """Runs the command in view of the model, which reads the output as a tool result."""
+        """Runs the command in view of the model, which reads the output as a tool result. Raises
+        `TaskNotDone` where it could not be run at all."""
         turn.add(
             UserMessage(
                 content="Now the work is checked with the command below. If it fails, mend the "
@@ -58,11 +61,15 @@ class Verified:
         call = ToolCall(
             id=f"verify_{secrets.token_hex(4)}",
             name=SHELL_TOOL,
-            arguments=json.dumps({"command": self._verify.command}),
+            arguments=json.dumps(
+                {"command": self._verify.command, "timeout": self._verify.timeout_s}
+            ),
         )
         message = AssistantMessage(blocks=(call,), stop_reason="tool_calls", model=HARNESS)
         turn.add(message)
         (result,) = await turn.run_calls(message, user_typed=True)
         if result.exit_code is None:
-            return 1
+            raise TaskNotDone(
+                f"`{self._verify.command}` could not be run to check the work: {result.content}"
+            )
         return result.exit_code

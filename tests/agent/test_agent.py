@@ -267,3 +267,15 @@ async def test_a_cancelled_verified_turn_tells_the_last_exit_code() -> None:
     finished = events[-1]
     assert isinstance(finished, TurnFinished)
     assert finished.verify_exit_code == 2
+
+
+async def test_a_command_that_cannot_be_run_proves_nothing() -> None:
+    bench = Bench(says("Done."), verify=VerifyCommand(command="pytest -q"))
+    bench.agent.tools.pop("run_shell_command")
+    finished = (await play(bench.agent, "fix"))[-1]
+    assert isinstance(finished, TurnFinished)
+    assert finished.reason == "failed"
+    assert isinstance(finished.error, TaskNotDone)
+    assert "could not be run" in finished.error.message
+    assert finished.verify_exit_code is None
+    assert_well_formed(bench.agent)

@@ -235,8 +235,9 @@ def test_a_session_is_found_by_part_of_its_id(store: SessionStore) -> None:
     assert store.find(other.id).id == other.id
     with pytest.raises(SessionError, match="short for 2"):
         store.find(session.id[:4])
-    with pytest.raises(SessionError, match="no session"):
+    with pytest.raises(SessionError, match="no session") as caught:
         store.find("zzz")
+    assert f"{session.id} (hi)" in caught.value.hint
     with pytest.raises(SessionError):
         store.find("")
 

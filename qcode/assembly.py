@@ -104,6 +104,34 @@ def create_backend(settings: Settings, *, obtain: Obtain | None = None) -> Backe
     return _local_backend(settings, name, obtain)
 
 
+def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], ...]:
+    """The tools of one session, which share what they know of the files read in it."""
+    from qcode.tools.edit import Edit
+    from qcode.tools.file_records import FileRecords
+    from qcode.tools.glob import Glob
+    from qcode.tools.grep_search import GrepSearch
+    from qcode.tools.list_directory import ListDirectory
+    from qcode.tools.read_file import ReadFile
+    from qcode.tools.run_shell_command import RunShellCommand
+    from qcode.tools.todo_write import TodoWrite
+    from qcode.tools.write_file import WriteFile
+
+    records = FileRecords()
+    spilled = Locations.from_environment(os.environ).spilled_output
+    return (
+        ReadFile(workspace, records, also_inside=(spilled,)),
+        WriteFile(workspace, records),
+        Edit(workspace, records),
+        ListDirectory(workspace),
+        Glob(workspace),
+        GrepSearch(workspace, also_inside=(spilled,)),
+        RunShellCommand(
+            workspace, default_timeout_s=settings.command_timeout, spill_directory=spilled
+        ),
+        TodoWrite(),
+    )
+
+
 def default_model() -> str:
     """The model for machines where nothing is configured, by the memory that is free."""
     from qcode.engine.model_catalogue import DEFAULT_MODEL, SMALL_MODEL

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
+from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed, Delta, PrefillProgress, TokenChoice
@@ -49,18 +49,25 @@ class LocalBackend:
         self._progress = progress
         self._engine: AsyncEngine | None = None
         self._template: ChatTemplate | None = None
+        self._model: ModelInfo | None = None
 
-    @cached_property
+    @property
     def model(self) -> ModelInfo:
-        """Read from the file's header; the weights are not touched. Raises `CheckpointError`,
+        """Read from the file's header; the weights are not touched. The context window may turn
+        out smaller once the model is loaded, where memory is short. Raises `CheckpointError`,
         `UnsupportedModel`."""
-        from qcode.engine.checkpoint.open import open_checkpoint
+        if self._model is None:
+            from qcode.engine.checkpoint.open import open_checkpoint
 
-        config = open_checkpoint(self._path).config
-        window = min(self._options.context_window or config.context_window, config.context_window)
+            config = open_checkpoint(self._path).config
+            wanted = self._options.context_window or config.context_window
+            self._model = self._info(config, min(wanted, config.context_window))
+        return self._model
+
+    def _info(self, config: ModelConfig, context_window: int) -> ModelInfo:
         return ModelInfo(
             name=self._name,
-            context_window=window,
+            context_window=context_window,
             strength="small" if config.num_active_parameters < LARGE_PARAMETERS else "large",
             constrains=True,
             local=True,
@@ -80,6 +87,7 @@ class LocalBackend:
         """Raises `EngineError`, and `ContextOverflow` for a request that does not fit."""
         engines = self.start()
         engine = await engines.engine()
+        self._model = self._info(engine.loaded.config, engine.context_window)
         tokenizer = engine.loaded.tokenizer
         template = self._chat_template(engine)
         prompt = await asyncio.to_thread(lambda: tokenizer.encode_prompt(template.render(request)))

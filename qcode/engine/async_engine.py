@@ -166,11 +166,13 @@ class AsyncEngine:
             request.stream.put(_closed())
 
     def _run(self) -> None:
-        engine = self._loaded()
-        if engine is not None:
-            while self._take_requests(engine):
+        try:
+            engine = self._loaded()
+            while engine is not None and self._take_requests(engine):
                 self._step(engine)
-        self._fail_all(_closed())
+        finally:
+            self._closing.set()
+            self._fail_all(_closed())
 
     def _loaded(self) -> Engine | None:
         try:
@@ -183,6 +185,7 @@ class AsyncEngine:
             logger.exception("loading the model failed")
             self._engine.set_exception(_failure(error))
         else:
+            engine.grammars.prepare()
             self._engine.set_result(engine)
             return engine
         return None
@@ -214,6 +217,9 @@ class AsyncEngine:
             )
         except QcodeError as error:
             request.stream.put(error)
+        except Exception as error:
+            logger.exception("a request could not be queued")
+            request.stream.put(_failure(error))
         else:
             request.stream.request_id = request_id
             self._streams[request_id] = request.stream

@@ -94,9 +94,10 @@ class ToolCallConstraint:
 
 
 class GrammarCompiler:
-    """Grammars to constraints for one tokenizer. `compile` may be called from any thread.
+    """Grammars to constraints for one tokenizer. May be used from any thread.
 
-    The first call takes most of a second: llguidance builds its trie of the vocabulary then.
+    llguidance needs most of a second to build its trie of the vocabulary: at the first use, or
+    ahead of it on a thread of its own when `prepare` is called.
     """
 
     def __init__(
@@ -108,6 +109,9 @@ class GrammarCompiler:
         self._eos_ids = list(eos_ids)
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
+
+    def prepare(self) -> None:
+        threading.Thread(target=self._vocabulary, name="grammar vocabulary", daemon=True).start()
 
     def compile(self, grammar: str) -> GrammarConstraint:
         """Raises `EngineError` with llguidance's message when the grammar is wrong."""

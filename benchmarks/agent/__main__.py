@@ -64,8 +64,9 @@ def _totals(results: list[Result]) -> str:
     failures = Counter(result.failure for result in results if result.failure)
     seconds = [result.seconds for result in results]
     listed = ", ".join(f"{count} x {name}" for name, count in failures.most_common())
+    num_visible = sum(result.visible for result in results)
     return (
-        f"solved {len(solved)} of {len(results)} (visible tests {sum(r.visible for r in results)}); "
+        f"solved {len(solved)} of {len(results)} (visible tests: {num_visible}); "
         f"seconds: median {statistics.median(seconds):.1f}, longest {max(seconds):.1f}; "
         f"tokens: {sum(r.input_tokens for r in results)} in, "
         f"{sum(r.output_tokens for r in results)} out" + (f"; failures: {listed}" if listed else "")

@@ -63,7 +63,7 @@ def _run_in(folder: Path, task: Task, model: str | None, limit_s: float) -> Resu
     if visible:
         shutil.copytree(task.hidden, workspace, dirs_exist_ok=True)
         hidden = _passes(task.command, workspace)
-    usage = last.get("usage") or {}
+    usage = _object(last.get("usage"))
     return Result(
         task=task.name,
         kind=task.kind,
@@ -71,9 +71,9 @@ def _run_in(folder: Path, task: Task, model: str | None, limit_s: float) -> Resu
         hidden=hidden,
         failure=_failure(last, visible, hidden, changed, timed_out),
         seconds=seconds,
-        requests=int(last.get("num_turns") or 0),
-        input_tokens=int(usage.get("input_tokens") or 0),
-        output_tokens=int(usage.get("output_tokens") or 0),
+        requests=_count(last.get("num_turns")),
+        input_tokens=_count(usage.get("input_tokens")),
+        output_tokens=_count(usage.get("output_tokens")),
     )
 
 
@@ -94,8 +94,7 @@ def _agent(task: Task, workspace: Path, model: str | None, limit_s: float) -> tu
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        output = error.stdout or b""
-        return output.decode() if isinstance(output, bytes) else output, True
+        return (error.stdout or b"").decode(), True  # bytes here, whatever `text` says
     if run.returncode not in {0, 1}:
         sys.stderr.write(run.stderr[-2000:])
     return run.stdout, False
@@ -114,6 +113,14 @@ def _result_object(transcript: str) -> dict[str, object]:
         if value.get("type") == "result":
             return dict(value)
     return {}
+
+
+def _object(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _passes(command: str, workspace: Path) -> bool:
@@ -155,8 +162,7 @@ def _failure(
         return "crash"
     if changed:
         return "left a wrong change"
-    error = last.get("error")
-    message = str(error.get("message", "")) if isinstance(error, dict) else str(error or "")
+    message = str(_object(last.get("error")).get("message", ""))
     if "No fix was found" in message:
         return "no fix found"
     return message[:60] or "claimed success"

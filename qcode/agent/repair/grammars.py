@@ -16,6 +16,7 @@ from qcode.agent.repair.project_files import language_of
 SEARCH = "<<<<<<< SEARCH\n"
 DIVIDER = "=======\n"
 REPLACE = ">>>>>>> REPLACE"
+MAX_SEARCH_LINES = 3  # a small model goes on copying as long as it may
 
 
 def definition_grammar(definitions: Iterable[Definition]) -> str:
@@ -43,23 +44,27 @@ def _body(definition: Definition) -> str:
 
 
 def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> str:
-    """One SEARCH/REPLACE block whose SEARCH part is a run of the given lines.
+    """One SEARCH/REPLACE block whose SEARCH part is one to `MAX_SEARCH_LINES` of the given lines.
 
-    `lines` maps a path to its (number, text) pairs; a run goes on only to the next number. Where
-    there are several paths the block begins with the path.
+    `lines` maps a path to its (number, text) pairs; a run of lines goes on only to the next
+    number. Where there are several paths the block begins with the path.
     """
     rules: list[str] = []
     blocks: list[str] = []
     for file_number, (path, numbered) in enumerate(lines.items()):
         pairs = list(numbered)
-        known = {number for number, _ in pairs}
+        literals = {number: _literal(text + "\n") for number, text in pairs}
         starts = []
         for number, text in pairs:
+            if not text.strip():
+                continue
             rule = f"f{file_number}l{number}"
-            following = f" f{file_number}l{number + 1}?" if number + 1 in known else ""
-            rules.append(f"{rule}: {_literal(text + chr(10))}{following}")
-            if text.strip():
-                starts.append(rule)
+            starts.append(rule)
+            run = ""
+            for later in range(number + MAX_SEARCH_LINES - 1, number, -1):
+                if all(between in literals for between in range(number, later + 1)):
+                    run = f" ({literals[later]}{run})?"
+            rules.append(f"{rule}: {literals[number]}{run}")
         heading = f"{_literal(path + chr(10))} " if len(lines) > 1 else ""
         blocks.append(f"({heading}{_literal(SEARCH)} ({' | '.join(starts)}))")
     return (

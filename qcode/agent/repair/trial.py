@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import time
@@ -51,15 +52,20 @@ class Trial:
         """Raises `TaskNotDone` where the command was not allowed."""
         started = time.monotonic()
         result = await self._call(
-            SHELL_TOOL, {"command": command, "timeout": round(timeout_s * 1000)}, saying
+            SHELL_TOOL, {"command": command, "timeout": math.ceil(timeout_s)}, saying
         )
         duration_s = time.monotonic() - started
-        if result.exit_code is None and not _timed_out(result):
+        timed_out = result.is_error and result.content.startswith("stopped after")
+        if result.is_error and not timed_out:
             raise TaskNotDone(
                 f"`{command}` was not run: {_first_line(result)}",
                 hint="Allow the command when asked, or with --allow or --yolo.",
             )
-        return CommandRun(exit_code=result.exit_code, output=result.content, duration_s=duration_s)
+        return CommandRun(
+            exit_code=None if timed_out else result.exit_code,
+            output=result.content,
+            duration_s=duration_s,
+        )
 
     async def apply(self, proposal: Proposal, *, saying: str = "") -> None:
         """Changes one file. Raises `TaskNotDone` where the change was not allowed."""
@@ -109,10 +115,6 @@ class Trial:
         self._turn.add(message)
         (result,) = await self._turn.run_calls(message)
         return result
-
-
-def _timed_out(result: ToolResult) -> bool:
-    return "timed out" in result.content or "time limit" in result.content
 
 
 def _first_line(result: ToolResult) -> str:

@@ -17,7 +17,7 @@ ________________________________ test_schedule _________________________________
 tests/test_retry.py:13: in test_schedule
     assert schedule() == [0.0, 1.0, 2.0, 4.0, 8.0]
 E   assert [0.0, 1.0, 2.0, 3.0, 3.0] == [0.0, 1.0, 2.0, 4.0, 8.0]
-E     
+E
 E     At index 3 diff: 3.0 != 4.0
 _____________________________ TestWaits.test_int[many] _____________________________
 tests/test_retry.py:20: in test_int
@@ -200,7 +200,10 @@ def test_node_reporters() -> None:
 
 
 def test_a_program_that_crashes() -> None:
-    output = "working\nTraceback (most recent call last):\n  File \"job.py\", line 3, in <module>\n    main()\nKeyError: 'x'\n"
+    output = (
+        "working\nTraceback (most recent call last):\n"
+        "  File \"job.py\", line 3, in <module>\n    main()\nKeyError: 'x'\n"
+    )
     (failure,) = parse_generic(output).failures
     assert failure.exception == "KeyError"
     assert failure.frames == (Frame(path="job.py", line=3, function="<module>"),)

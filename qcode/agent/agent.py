@@ -20,7 +20,7 @@ from qcode.protocol.backends import Backend
 from qcode.protocol.errors import LimitReached, QcodeError
 from qcode.protocol.events import Event, TurnFinished, TurnStarted
 from qcode.protocol.messages import Message, UserMessage
-from qcode.protocol.permissions import Approver, Mode
+from qcode.protocol.permissions import Approver, Mode, PermissionRequest
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import Tool, ToolSpec
 
@@ -69,6 +69,10 @@ class Agent:
     @mode.setter
     def mode(self, mode: Mode) -> None:
         self._gate.policy = self._gate.policy.with_mode(mode)
+
+    def suggested_rule(self, request: PermissionRequest) -> str | None:
+        """The rule that a "session" or "always" answer to this request adds; None: none can."""
+        return self._gate.policy.suggested_rule(request)
 
     async def run(self, prompt: str) -> AsyncGenerator[Event, None]:
         """One turn. `TurnFinished` is always the last event; closing the generator before it

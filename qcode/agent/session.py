@@ -79,6 +79,8 @@ class EntryLog(Protocol):
 
     def take_notice(self) -> str | None: ...
 
+    def close(self) -> None: ...
+
 
 class Session:
     """The entries of one conversation and the log that keeps them (None: memory only)."""
@@ -115,6 +117,11 @@ class Session:
         """Returns when everything appended so far survives a crash."""
         if self._log is not None:
             self._log.sync()
+
+    def close(self) -> None:
+        """Stores what is left and lets another process have the session."""
+        if self._log is not None:
+            self._log.close()
 
     def take_notice(self) -> str | None:
         """What the log has to tell the person, once."""

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qcode.agent.session import INTERRUPTED, Session
-from qcode.agent.session_store import SessionFile, SessionStore, project_name, read_records
+from qcode.agent.session_store import SessionStore, project_name, read_records
 from qcode.protocol.errors import SessionError
 from qcode.protocol.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 
@@ -24,13 +24,6 @@ from qcode.protocol.messages import AssistantMessage, ToolCall, ToolMessage, Use
 @pytest.fixture
 def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "sessions", tmp_path / "my project")
-
-
-def close(session: Session) -> None:
-    """Lets go of the file, as the end of the process would."""
-    log = session._log
-    assert isinstance(log, SessionFile)
-    log.close()
 
 
 def only_file(tmp_path: Path) -> Path:
@@ -64,19 +57,19 @@ def test_files_are_for_the_owner_only(store: SessionStore, tmp_path: Path) -> No
 
 def test_a_reopened_session_goes_on_where_it_ended(store: SessionStore) -> None:
     session = with_prompts(store, "one", "zwei\u2028 \U0001f600")
-    close(session)
+    session.close()
     again = store.open(session.id)
     assert again.conversation() == session.conversation()
     assert again.take_notice() is None
     again.add(UserMessage(content="three"))
-    close(again)
+    again.close()
     last = store.open(session.id)
     assert prompts(last) == ["one", "zwei\u2028 \U0001f600", "three"]
 
 
 def test_lines_are_ascii_and_numbered(store: SessionStore, tmp_path: Path) -> None:
     session = with_prompts(store, "ä", "b")
-    close(session)
+    session.close()
     close_again = store.open(session.id)
     close_again.add(UserMessage(content="c"))
     lines = only_file(tmp_path).read_bytes().splitlines()
@@ -98,7 +91,7 @@ def test_a_damaged_record_is_skipped_and_counted(
     store: SessionStore, tmp_path: Path, damage: object
 ) -> None:
     session = with_prompts(store, "one", "two", "three")
-    close(session)
+    session.close()
     path = only_file(tmp_path)
     lines = path.read_bytes().split(b"\n")
     lines[1] = damage(lines[1])  # type: ignore[operator]
@@ -118,7 +111,7 @@ def test_a_file_cut_anywhere_keeps_its_whole_records_and_takes_more(
 ) -> None:
     store = SessionStore(tmp_path / f"sessions{cut}", tmp_path)
     session = with_prompts(store, "one", "two", "three")
-    close(session)
+    session.close()
     path = store.find(session.id).path
     data = path.read_bytes()
     cut %= len(data) + 1
@@ -128,17 +121,17 @@ def test_a_file_cut_anywhere_keeps_its_whole_records_and_takes_more(
     expected = ["one", "two", "three"][:whole]
     assert prompts(again) == expected
     again.add(UserMessage(content="more"))
-    close(again)
+    again.close()
     last = store.open(session.id)
     assert prompts(last) == [*expected, "more"]
-    close(last)
+    last.close()
 
 
 def test_a_call_cut_off_by_a_crash_has_an_unknown_outcome(store: SessionStore) -> None:
     session = with_prompts(store, "hi")
     call = ToolCall(id="1", name="edit", arguments="{}")
     session.add(AssistantMessage(blocks=(call,), stop_reason="tool_calls", model="m"))
-    close(session)
+    session.close()
     last = store.open(session.id).conversation()[-1]
     assert last == ToolMessage(call_id="1", name="edit", content=INTERRUPTED, is_error=True)
 
@@ -170,7 +163,7 @@ print(fork.title, fork.id != sys.argv[3])
 
 def test_the_lock_dies_with_its_process(store: SessionStore, tmp_path: Path) -> None:
     session = with_prompts(store, "hi")
-    close(session)
+    session.close()
     script = """
 import os, signal, sys
 from pathlib import Path

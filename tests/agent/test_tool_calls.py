@@ -165,6 +165,7 @@ async def test_allowed_for_the_session_is_not_asked_again() -> None:
     await results(bench)
     assert [request.target for request in bench.person.asked] == ["make all", "make clean"]
     assert bench.shell.commands == ["make all", "make all", "make clean"]
+    assert bench.agent.suggested_rule(bench.person.asked[0]) == "Bash(make all)"
 
 
 async def test_decisions_are_kept_with_the_session() -> None:

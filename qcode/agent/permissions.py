@@ -27,11 +27,14 @@ from qcode.protocol.permissions import (
 )
 from qcode.sandbox.sensitive_paths import is_protected
 
-_FORK_BOMB = re.compile(r"([^\s(){};|&]+)\s*\(\s*\)\s*\{[^}]*\1\s*\|\s*\1\s*&")
+# Each begins where a word does: a search that may begin anywhere takes time to the square.
+_FUNCTION = re.compile(r"(?<![^(){};|&])([^(){};|&]+)\(\);?\{")
+_PIPE_TO_BACKGROUND = re.compile(r"(?<![^(){};|&])([^(){};|&]+)\|([^(){};|&]+)&")
 _BLOCK_DEVICE = re.compile(r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|disk|dm-|md|loop|mapper/).*")
 _NETWORK_DEVICE = re.compile(r"/dev/(tcp|udp)/")
 # Programs whose second word says what they do, so that a rule for one use is no rule for all.
 _SUBCOMMANDS = frozenset({"git", "npm", "yarn", "pnpm", "cargo", "go", "uv", "pip", "docker"})
+_DIRECTORY_TOOLS = frozenset({"list_directory", "glob", "grep_search"})
 _RUNNERS = frozenset({"pytest", "ruff", "mypy", "tox", "nox", "jest", "vitest", "eslint", "tsc"})
 
 
@@ -177,8 +180,12 @@ def suggested_rule(request: PermissionRequest) -> str | None:
     if request.access is Access.NETWORK:
         return None
     name = "Edit" if request.access is Access.EDIT else "Read"
-    folder = Path(request.target).parent
-    return f"{name}(/{folder.as_posix()}/**)" if folder.is_absolute() else None
+    target = Path(request.target)
+    if not target.is_absolute():
+        return None
+    if request.tool in _DIRECTORY_TOOLS:
+        return f"{name}(/{target.as_posix()})"
+    return f"{name}(/{target.parent.as_posix()}/**)"
 
 
 def _suggested_command_rule(shell: ShellAnalysis | None) -> str | None:
@@ -252,7 +259,7 @@ def _every_command(shell: ShellAnalysis | None) -> Iterator[tuple[str, ...]]:
 
 def _danger(request: PermissionRequest, root: Path) -> str | None:
     """Why this asks in every mode."""
-    if _FORK_BOMB.search(request.target):
+    if _calls_itself_twice(request.target):
         return "it starts processes without end"
     for command in request.shell.commands if request.shell else ():
         for target in command.writes_to:
@@ -273,6 +280,16 @@ def _danger(request: PermissionRequest, root: Path) -> str | None:
     return None
 
 
+def _calls_itself_twice(line: str) -> bool:
+    """A function that pipes itself into itself in the background: `:(){ :|:& };:`."""
+    squeezed = "".join(line.replace("\n", ";").split())
+    names = {match.group(1) for match in _FUNCTION.finditer(squeezed)}
+    return any(
+        match.group(1) == match.group(2) and match.group(1) in names
+        for match in _PIPE_TO_BACKGROUND.finditer(squeezed)
+    )
+
+
 def _removes_everything(arguments: tuple[str, ...], root: Path) -> bool:
     flags = [word for word in arguments if word.startswith("-")]
     if not any(word == "--recursive" or re.match(r"-[^-]*[rR]", word) for word in flags):
@@ -280,7 +297,7 @@ def _removes_everything(arguments: tuple[str, ...], root: Path) -> bool:
     home = Path(os.path.realpath(Path.home()))
     vital = {root, home, *root.parents, *home.parents}
     for word in arguments:
-        bare = word.strip("\"'").rstrip("/*")
+        bare = re.sub("[\"']", "", word).rstrip("/*")
         if bare in {"", ".", "..", "~", "$HOME", "${HOME}", "$PWD", "${PWD}"}:
             return True
         path = Path(os.path.normpath(root / bare))

@@ -40,16 +40,22 @@ def is_safe(command: SimpleCommand) -> bool:
     flags = _READERS.get(name)
     if flags is None or (command.expands and not flags.expands):
         return False
-    if any(command.argv[index].startswith("-") for index in command.expands):
+    if any(_may_become_flags(command.argv[index]) for index in command.expands):
         return False
     return accepts(flags, arguments)
+
+
+def _may_become_flags(word: str) -> bool:
+    """`-*` may become any flag, `--include=*.py` only itself with another value."""
+    return word.startswith("-") and re.match(r"--[a-z-]+=", word) is None
 
 
 def wrapped_commands(argv: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Every command that `argv` may run in turn. Generous: for rules that forbid."""
     if argv and argv[0].rsplit("/", 1)[-1] in _WRAPPERS:
         return [argv[index : index + _SCAN] for index in range(1, len(argv))]
-    return [argv[i + 1 :] for i, word in enumerate(argv) if word in _FIND_RUNS and argv[i + 1 :]]
+    starts = [index + 1 for index, word in enumerate(argv[:-1]) if word in _FIND_RUNS]
+    return [argv[start : start + _SCAN] for start in starts]
 
 
 def wrapped_command(argv: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ MAX_LINE = 4000
 # other escapes are ESC, intermediates and one final byte. C1 has one-byte forms of each. A string
 # without its terminator loses only its introducer: hiding the rest would hide text on purpose.
 _SEQUENCE = re.compile(
-    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x90-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|\x1b[ -/]+[0-~]"
     r"|\x1b[0-Z\\^_`a-~]"

@@ -23,8 +23,6 @@ DEFAULT_TIMEOUT_S = 120
 MAX_TIMEOUT_S = 1800
 MAX_COMMAND_BYTES = 120_000  # the kernel's limit of one argument is 128 KiB
 _MAX_TITLE = 120
-# A progress bar rewrites its line; only what it wrote last is of use.
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
@@ -124,5 +122,10 @@ def _report(result: CommandResult, timeout_s: float) -> str:
     else:
         first = f"exit code {result.exit_code}"
     output = _ESCAPES.sub("", result.output)
-    output = _OVERWRITTEN.sub("", output).rstrip("\r\n")
+    output = "\n".join(_last_written(line) for line in output.split("\n")).rstrip("\n")
     return f"{first}\n{output}" if output else f"{first}, no output"
+
+
+def _last_written(line: str) -> str:
+    """A progress bar rewrites its line; only what it wrote last is of use."""
+    return line.rstrip("\r").rpartition("\r")[2]

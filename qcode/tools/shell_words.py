@@ -28,7 +28,7 @@ def resolve_word(source: str) -> Word | None:
     """None where the value cannot be known from the text: a parameter, a substitution, a stray
     quote."""
     value: list[str] = []
-    expands = source.startswith("~")
+    expands = False
     position = 0
     while position < len(source):
         character = source[position]
@@ -58,11 +58,23 @@ def resolve_word(source: str) -> Word | None:
         elif character == "`" or _PARAMETER.match(source, position):
             return None
         else:
-            # A tilde also expands after the `:` and `=` of an assignment-like word.
-            expands = expands or character in "*?[{" or (character == "~" and value[-1:] != [])
+            expands = expands or _begins_expansion(source, position)
             value.append(character)
             position += 1
     return Word("".join(value), expands)
+
+
+def _begins_expansion(source: str, position: int) -> bool:
+    """A tilde expands at the start and after the `:` and `=` of a word like an assignment, a brace
+    only with a list or a range in it."""
+    match source[position]:
+        case "*" | "?" | "[":
+            return True
+        case "{":
+            return source.find(",", position) > 0 or source.find("..", position) > 0
+        case "~":
+            return position == 0 or source[position - 1] in ":="
+    return False
 
 
 def _double_quoted(source: str, position: int) -> tuple[str, int] | None:

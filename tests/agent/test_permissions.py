@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -424,6 +425,29 @@ def test_a_deny_rule_sees_through_everything(command: str, mode: Mode) -> None:
     assert (verdict.decision, verdict.reason) == ("deny", "deny rule Bash(rm:*)")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls " + "a" * 100_000,
+        "a(){" * 30_000,
+        "{" * 16_000,
+        "ls " + "{" * 16_000,
+        "sudo " * 20_000,
+        "find . " + "-exec " * 2_600,
+        "a|" * 50_000,
+        "$(" * 50_000,
+        "x" + "[" * 16_000,
+        "'" * 16_001,
+        "bash -c '" * 1_000,
+    ],
+)
+def test_a_hostile_line_is_decided_in_time(command: str) -> None:
+    hostile = policy(Mode.YOLO, deny=["Bash(rm:*)", "Bash(git push:*)"])
+    started = time.process_time()
+    hostile.decide(shell(command))
+    assert time.process_time() - started < 3
+
+
 ALLOW = ["Bash(pytest:*)", "Bash(git diff:*)", "Bash(npm test)", "Bash(timeout:*)", "Bash(find:*)"]
 
 
@@ -560,7 +584,7 @@ def test_hosts_are_compared_as_parsed(url: str, allowed: bool) -> None:
         (edit("/work/project/src/a.py"), "Edit(//work/project/src/**)"),
         (edit("/work/project/.git/config", protected=True), None),
         (read("/etc/hosts", inside=False), "Read(//etc/**)"),
-        (file("glob", Access.READ, "/opt/x", inside=False), "Read(//opt/x/**)"),
+        (file("glob", Access.READ, "/opt/x", inside=False), "Read(//opt/x)"),
         (file("web_fetch", Access.NETWORK, "https://x.org/"), None),
     ],
 )

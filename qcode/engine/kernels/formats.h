@@ -16,15 +16,22 @@ namespace qcode {
 
 // --- Blocks of 32 columns with one half-precision scale: Q4_0, Q5_0, Q8_0. ---
 
+// Byte t of `packed` holds code t in its low nibble and code t + 16 in its high nibble.
 inline void split_nibbles(const uint8_t* packed, uint8_t* codes) {
-    for (int i = 0; i < 16; i++) {
-        codes[i] = packed[i] & 15;
-        codes[i + 16] = packed[i] >> 4;
+    for (int i = 0; i < 16; i += 4) {
+        const uint32_t pairs = read_quad(packed + i);
+        write_quad(codes + i, pairs & 0x0f0f0f0f);
+        write_quad(codes + i + 16, pairs >> 4 & 0x0f0f0f0f);
     }
 }
 
+// Bit t of `packed` is the fifth bit of code t.
 inline void add_fifth_bits(const uint8_t* packed, uint8_t* codes) {
-    for (int i = 0; i < 32; i++) codes[i] |= (packed[i / 8] >> (i % 8) & 1) << 4;
+    for (int quad = 0; quad < kGroupQuads; quad++) {
+        const uint32_t four = packed[quad / 2] >> 4 * (quad % 2) & 15;
+        const uint32_t one_a_byte = four * 0x00204081 & 0x01010101;
+        write_quad(codes + 4 * quad, read_quad(codes + 4 * quad) | one_a_byte << 4);
+    }
 }
 
 struct SourceQ4_0 {

@@ -7,6 +7,7 @@ told from markup by rendering twice: as it is, and with every content marked at 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -51,9 +52,7 @@ class JinjaTemplate:
         return (PromptPiece(broken, True),)
 
     def parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
-        ending = self._source.rpartition("add_generation_prompt")[2]
-        in_reasoning = "<think>" in ending and "</think>" not in ending
-        return AnswerParser(tools, in_reasoning=in_reasoning)
+        return AnswerParser(tools, in_reasoning=opens_thinking(self._source))
 
     def _variables(self, request: ChatRequest, mark: Mark) -> dict[str, object]:
         messages: list[dict[str, object]] = []
@@ -70,6 +69,14 @@ class JinjaTemplate:
         if request.tools:
             variables["tools"] = [_tool(tool, mark) for tool in request.tools]
         return variables
+
+
+def opens_thinking(source: str) -> bool:
+    """Whether a template's generation prompt ends inside the thinking."""
+    return _OPENS_THINKING.search(source) is not None
+
+
+_OPENS_THINKING = re.compile(r"assistant(?:\\n|\n)<think>(?:\\n|\n)*(?:['\"{]|$)")
 
 
 def _unmarked(text: str) -> str:

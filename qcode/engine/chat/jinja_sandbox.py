@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 
 _CPU_S = 2
@@ -32,8 +33,8 @@ def limit_self() -> None:
             continue
 
 
-def render_all(source: str, variables: list[dict[str, object]]) -> list[str]:
-    """Raises jinja2.TemplateError, and whatever a template's own expressions raise."""
+def compile_template(source: str) -> Callable[[dict[str, object]], str]:
+    """From variables to text. Raises jinja2.TemplateError, and what the template itself raises."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -51,14 +52,15 @@ def render_all(source: str, variables: list[dict[str, object]]) -> list[str]:
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     template = environment.from_string(source)
-    return [template.render(**one) for one in variables]
+    return lambda variables: str(template.render(**variables))
 
 
 def main() -> None:
     request = json.load(sys.stdin)
     limit_self()
     try:
-        answer: dict[str, object] = {"texts": render_all(request["source"], request["variables"])}
+        render = compile_template(request["source"])
+        answer: dict[str, object] = {"texts": [render(one) for one in request["variables"]]}
     except Exception as error:  # noqa: BLE001 - a template can raise anything; the caller is told
         answer = {"error": f"{type(error).__name__}: {error}"[:500]}
     text = json.dumps(answer)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from qcode.engine.chat.hermes import NO_THINKING, OPEN_THINKING, QWEN_IDENTITY, HermesTemplate
-from qcode.engine.chat.jinja import JinjaTemplate
+from qcode.engine.chat.jinja import JinjaTemplate, opens_thinking
 from qcode.engine.chat.prompt import PromptPiece
 from qcode.engine.chat.qwen3_coder import TOOLS_SENTENCE, Qwen3CoderTemplate
 from qcode.protocol.backends import ChatRequest
@@ -91,7 +91,7 @@ _DOUBLED_EXAMPLE = re.compile(r'\{\{\\?"name\\?": <function-name>')
 
 def _hermes(source: str, thinking: bool) -> HermesTemplate:
     prefill = ""
-    if "assistant\\n<think>\\n'" in source:
+    if opens_thinking(source):
         prefill = OPEN_THINKING
     elif "enable_thinking" in source and not thinking:
         prefill = NO_THINKING

@@ -185,23 +185,33 @@ def _line_matches(lines: list[str], wanted: list[str]) -> list[int]:
 def _reindent(new: list[str], old: list[str], region: list[str]) -> list[str]:
     """`new` was written for the indentation of `old`; the file has that of `region`."""
     pairs = [
-        (_indent(line), _indent(actual))
-        for line, actual in zip(old, region, strict=True)
-        if line.strip()
+        (_indent(line), _indent(actual)) for line, actual in zip(old, region, strict=True)
     ]
     known: dict[str, str] = {}
-    for written, actual in pairs:
-        known.setdefault(written, actual)
-    return [_indent_like(line, known, *pairs[0]) if line.strip() else line for line in new]
+    for (written, actual), line in zip(pairs, old, strict=True):
+        if line.strip():
+            known.setdefault(written, actual)
+    result = []
+    for index, line in enumerate(new):
+        in_place = index < len(old) and old[index].strip() and _indent(line) == pairs[index][0]
+        if not line.strip():
+            result.append(line)
+        elif in_place:
+            # One indentation in the call may stand for two in the file: then the place decides.
+            result.append(pairs[index][1] + line.lstrip(" \t"))
+        else:
+            result.append(_indent_like(line, known, *pairs[0]))
+    return result
 
 
 def _indent_like(line: str, known: dict[str, str], written: str, actual: str) -> str:
+    """`written` and `actual` are the indentations of the first line."""
     indent = _indent(line)
     body = line[len(indent) :]
     if indent in known:
         return known[indent] + body
     # Deeper than a line that is known: what is beyond it stays.
-    base = max((known_ for known_ in known if indent.startswith(known_)), key=len, default=None)
+    base = max((shallow for shallow in known if indent.startswith(shallow)), key=len, default=None)
     if base is not None:
         return known[base] + indent[len(base) :] + body
     if written.startswith(indent) and actual.endswith(written[len(indent) :]):

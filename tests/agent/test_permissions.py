@@ -245,7 +245,6 @@ sed -n 1p -i f
 test -v 'a[$(x)]'
 test -R x
 test 'a[$(x)]' -eq 1
-git
 git commit -m x
 git push
 git pull
@@ -295,7 +294,6 @@ git status *
 
 
 def test_the_tables_are_long_and_hold_no_line_twice() -> None:
-    ASKED.remove("git")  # prints its help; listed with the safe ones by nature
     assert len(set(SAFE)) == len(SAFE)
     assert len(set(ASKED)) == len(ASKED)
     assert len(SAFE) + len(ASKED) >= 150
@@ -307,7 +305,7 @@ def test_runs_unasked(command: str) -> None:
     assert policy(Mode.PLAN).decide(shell(command)).decision == "allow"
 
 
-@pytest.mark.parametrize("command", [command for command in ASKED if command != "git"])
+@pytest.mark.parametrize("command", ASKED)
 def test_asks(command: str) -> None:
     verdict = policy().decide(shell(command))
     assert (verdict.decision, verdict.reason != "") == ("ask", True)
@@ -321,8 +319,7 @@ def test_a_safe_command_asks_where_its_words_lead_out_or_to_secrets(command: str
     assert policy().decide(shell(command, protected=True)).decision == "ask"
 
 
-FLOOR = (
-    """
+FLOOR = """
 rm -rf /
 rm -rf /*
 rm -fr ~
@@ -352,8 +349,6 @@ ls && rm > /dev/null -rf /
 find . -exec rm -rf / ;
 rm -rf /work/project
 rm -rf /work
-rm -rf \\\n/
-dd if=/dev/zero of=/dev/sda
 cat x > /dev/nvme0n1
 mkfs.ext4 /dev/sda1
 mkfs /dev/sda1
@@ -361,13 +356,10 @@ mkfs /dev/sda1
 bomb() { bomb | bomb & }; bomb
 echo x > .git/hooks/pre-commit
 echo x >> AGENTS.md
-""".strip()
-    .replace("\\\\\n", "\\\n")
-    .split("\n")
-)
+""".strip().splitlines()
 
 
-@pytest.mark.parametrize("command", [c for c in FLOOR if c not in {"rm -rf \\", "/"}])
+@pytest.mark.parametrize("command", [*FLOOR, "rm -rf \\\n/", "ls\nb()\n{\n b|b&\n}\nb"])
 def test_the_floor_asks_in_every_mode_and_past_every_rule(command: str) -> None:
     assert policy(Mode.YOLO).decide(shell(command)).decision == "ask"
     assert policy(Mode.YOLO, allow=["Bash"]).decide(shell(command)).decision == "ask"

@@ -128,7 +128,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show what a model is: architecture, parameters, window, bytes."""
-    from qcode.engine.checkpoint import open_checkpoint
+    from qcode.engine.checkpoint.open import open_checkpoint
 
     path = _installed_path(name)
     config = open_checkpoint(path).config
@@ -140,7 +140,7 @@ def info(
         "layers": config.num_layers,
         "context_window": config.context_window,
         "bytes": _bytes_on_disk(path),
-        "kv_bytes_per_token": 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim,
+        "kv_bytes_per_token": 2 * 2 * config.num_layers * config.num_key_value_heads * config.head_dim,
     }
     if as_json:
         print(json.dumps(facts, indent=1))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ from qcode.config.options import RunOptions, SessionChoice
 from qcode.frontends.repl.input import PromptInput
 from qcode.frontends.repl.slash_commands import SLASH_COMMANDS, next_mode, run_command
 from qcode.protocol.errors import QcodeError
-from qcode.protocol.permissions import Mode, PermissionRequest
+from qcode.protocol.events import Event, TurnFinished
+from qcode.protocol.permissions import Mode
 from qcode.sandbox.terminal_text import printable
 
 if TYPE_CHECKING:
@@ -118,24 +119,20 @@ class Repl:
             return
         self._transcript = Transcript(self._console)
         with self._transcript, self._interrupts(agent):
-            async with aclosing(agent.run(text)) as events:
-                async for event in events:
-                    self._transcript.show(event)
+            await show_turn(self._transcript, agent.run(text))
         self._transcript = None
 
     async def _ready_agent(self) -> Agent:
         if self._agent is None:
+            from qcode.agent.permissions import suggested_rule
             from qcode.frontends.repl.approval import TerminalApprover
 
-            approver = TerminalApprover(self._console, quiet=self._quiet, rule_for=self._rule_for)
+            approver = TerminalApprover(self._console, quiet=self._quiet, rule_for=suggested_rule)
             agent = await asyncio.to_thread(self._open_agent, self._options, approver)
             if self._mode is not None:
                 agent.mode = self._mode
             self._agent = agent
         return self._agent
-
-    def _rule_for(self, request: PermissionRequest) -> str | None:
-        return None if self._agent is None else self._agent.suggested_rule(request)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -180,7 +177,6 @@ class Repl:
     async def close(self) -> None:
         if self._agent is not None:
             await self._agent.backend.aclose()
-            self._agent.session.close()
 
     def _options_with(self, session: SessionChoice) -> RunOptions:
         from dataclasses import replace
@@ -195,6 +191,23 @@ class Repl:
         self._console.print(Text(printable(error.message), "red"), soft_wrap=True)
         if error.hint:
             self._console.print(Text(f"hint: {printable(error.hint)}"), soft_wrap=True)
+
+
+async def show_turn(
+    transcript: Transcript, turn: AsyncGenerator[Event, None]
+) -> TurnFinished | None:
+    """Shows every event of a turn, and returns how it ended."""
+    finished = None
+    animation = asyncio.create_task(transcript.animate())
+    try:
+        async with aclosing(turn) as events:
+            async for event in events:
+                transcript.show(event)
+                if isinstance(event, TurnFinished):
+                    finished = event
+    finally:
+        animation.cancel()
+    return finished
 
 
 async def run_repl(options: RunOptions, open_agent: OpenAgent) -> int:

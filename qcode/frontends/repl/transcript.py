@@ -3,6 +3,7 @@ small live region shows what is going on now, and is erased when it is over."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from types import TracebackType
 from typing import assert_never
@@ -44,13 +45,13 @@ from qcode.sandbox.terminal_text import printable
 
 LIVE_LINES = 8
 OUTPUT_LINES = 6
-REFRESHES_PER_SECOND = 10
+REFRESH_S = 0.1
 
 _TODO_MARKS = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 
 
 class Transcript:
-    """Shows one turn after another on a console. Use it as a context manager around a turn."""
+    """Shows a turn on a console: a context manager around it, with `animate` as a task beside."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -88,11 +89,20 @@ class Transcript:
             self._live = Live(
                 console=self._console,
                 get_renderable=self._live_region,
-                refresh_per_second=REFRESHES_PER_SECOND,
+                auto_refresh=False,  # its thread would race with what is printed above
+                redirect_stdout=False,
+                redirect_stderr=False,
                 transient=True,
                 vertical_overflow="crop",
             )
-            self._live.start()
+            self._live.start(refresh=True)
+
+    async def animate(self) -> None:
+        """Keeps the live region moving until cancelled. On the thread that calls `show`."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            if self._live is not None:
+                self._live.refresh()
 
     def show(self, event: Event) -> None:
         match event:

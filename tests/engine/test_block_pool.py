@@ -117,12 +117,24 @@ class PoolMachine(RuleBasedStateMachine):
         assert sequence.num_computed_tokens < sequence.num_tokens
         self.live.append(sequence)
 
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
+    def admit_compute_and_release(self, tokens: list[int]) -> None:
+        """What fills the cache, so that blocks are taken from one another."""
+        num_live = len(self.live)
+        self.admit(tokens)
+        if len(self.live) > num_live:
+            sequence = self.live.pop()
+            self.compute(sequence, sequence.num_uncomputed_tokens)
+            self.pool.release(sequence)
+
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def compute_some(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.live))
+        self.compute(sequence, data.draw(st.integers(0, sequence.num_uncomputed_tokens)))
+
+    def compute(self, sequence: Sequence, count: int) -> None:
         start = sequence.num_computed_tokens
-        count = data.draw(st.integers(0, sequence.num_tokens - start))
         for position in range(start, start + count):
             slot = sequence.blocks[position // BLOCK_SIZE], position % BLOCK_SIZE
             self.written[slot] = tuple(sequence.tokens[: position + 1])

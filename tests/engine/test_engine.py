@@ -16,6 +16,7 @@ from qcode.engine.engine import Engine
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
+from qcode.engine.sampler import SamplingRow, SeenTokens, resolve, sample
 from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenProbability
 from qcode.protocol.errors import ContextOverflow, EngineError, OutOfMemory
 from qcode.protocol.sampling import SamplingParams
@@ -67,11 +68,14 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
     return torch.randint(0, 380, (length,), generator=generator).tolist()
 
 
-def plain_greedy(loaded: LoadedModel, prompt: list[int], count: int) -> list[int]:
+def plain_loop(
+    loaded: LoadedModel, prompt: list[int], sampling: SamplingParams = GREEDY
+) -> list[int]:
     """The whole text through the network for every token, with no engine."""
     config, tokens = loaded.config, list(prompt)
+    resolved = resolve(sampling, config.generation)
     shape = (1, 128, config.num_key_value_heads, config.head_dim)
-    for _ in range(count):
+    for position in range(sampling.max_tokens or 0):
         n = len(tokens)
         inputs = AttentionInputs(
             positions=torch.arange(n),
@@ -82,19 +86,23 @@ def plain_greedy(loaded: LoadedModel, prompt: list[int], count: int) -> list[int
         )
         kv = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_layers)]
         hidden = loaded.model.forward(torch.tensor(tokens), inputs, kv)
-        logits = loaded.model.logits(hidden[-1:])[0, : loaded.tokenizer.num_tokens]
-        token = int(logits.argmax())
+        logits = loaded.model.logits(hidden[-1:])[:, : loaded.tokenizer.num_tokens]
+        row = SamplingRow(sampling=resolved, position=position, seen=SeenTokens(tokens))
+        token = sample(logits, [row])[0].token
         if token in loaded.tokenizer.eos_ids:
             break
         tokens.append(token)
     return tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
 @pytest.mark.parametrize("length", [1, 16, 17, 40])
-def test_greedy_text_is_that_of_a_plain_loop(loaded: LoadedModel, length: int) -> None:
+def test_answers_are_those_of_a_plain_loop(
+    loaded: LoadedModel, length: int, sampling: SamplingParams
+) -> None:
     prompt = prompt_of(length, seed=length)
 
-    assert answer(Engine(loaded, OPTIONS), prompt) == plain_greedy(loaded, prompt, 12)
+    assert answer(Engine(loaded, OPTIONS), prompt, sampling) == plain_loop(loaded, prompt, sampling)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
@@ -237,10 +245,9 @@ def test_an_answer_under_a_grammar_is_a_text_of_it(loaded: LoadedModel) -> None:
     engine = Engine(loaded, OPTIONS)
     tokenizer = loaded.tokenizer
     grammar = 'start: "return " ("alpha" | "beta") ";"'
-    free = SamplingParams(temperature=2.0, seed=1)
     texts, reasons = set(), set()
     for seed in range(10):
-        sampling = SamplingParams(temperature=free.temperature, seed=seed)
+        sampling = SamplingParams(temperature=2.0, seed=seed)
         constraint = engine.grammars.compile(grammar)
         result = run(engine, engine.submit(prompt_of(9), sampling, constraint=constraint))[0]
         texts.add(tokenizer.decode(result.ids))
@@ -313,7 +320,7 @@ def test_aborting_at_any_moment_frees_every_block(loaded: LoadedModel, data: st.
     assert engine.num_available_blocks == 4
     for request, prompt in zip(requests, prompts, strict=True):
         if request not in aborted:
-            assert ids[request] == plain_greedy(loaded, prompt, 12)
+            assert ids[request] == plain_loop(loaded, prompt)
 
 
 def test_a_float16_cache_is_close_to_a_float32_one(loaded: LoadedModel) -> None:

@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from qcode.cli.app import COMMANDS
+
 PAGE = Path(__file__).parent / "reference" / "cli.md"
-COMMANDS = (
-    (),
-    ("run",),
-    ("demo",),
-    ("model",),
-    ("model", "list"),
-    ("model", "pull"),
-    ("model", "show"),
-    ("model", "rm"),
-    ("session",),
-    ("session", "list"),
-    ("session", "show"),
-    ("session", "rm"),
-    ("settings",),
-    ("settings", "trust"),
-    ("settings", "distrust"),
-    ("doctor",),
-)
 INTRODUCTION = """# Command line
 
 Made from the commands' own `--help` by `python docs/command_line.py`.
@@ -50,6 +39,17 @@ Made from the commands' own `--help` by `python docs/command_line.py`.
 """
 
 
+def commands() -> Iterator[tuple[str, ...]]:
+    """All commands by the words that call them, in the order of the help."""
+    yield ()
+    for name, (module, _) in COMMANDS.items():
+        yield (name,)
+        command = get_command(import_module(module).command)
+        if isinstance(command, TyperGroup):
+            for below in command.commands:
+                yield (name, below)
+
+
 def help_text(command: tuple[str, ...]) -> str:
     environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb"}
     arguments = [sys.executable, "-m", "qcode", *command, "--help"]
@@ -59,7 +59,7 @@ def help_text(command: tuple[str, ...]) -> str:
 
 def page() -> str:
     sections = [INTRODUCTION]
-    for command in COMMANDS:
+    for command in commands():
         name = " ".join(("qcode", *command))
         sections.append(f"## {name}\n\n```text\n{help_text(command)}\n```\n")
     return "\n".join(sections)

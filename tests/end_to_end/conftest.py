@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 # The loopback server lies beside the tests of the backend it was made for.
 sys.path.append(str(ROOT / "tests" / "backends"))
 
+Step = Mapping[str, object]
+
 BROKEN = "def add(a, b):\n    return a - b\n"
 MENDED = "def add(a, b):\n    return a + b\n"
 TEST = """\
@@ -80,7 +82,7 @@ class Qcode:
             process.kill()
             process.communicate()
 
-    def script(self, *steps: Mapping[str, object], **head: object) -> str:
+    def script(self, *steps: Step, **head: object) -> str:
         """A `--model` value that plays these steps."""
         file = self.home / f"script-{len(list(self.home.glob('script-*')))}.json"
         file.write_text(json.dumps({"steps": steps, **head}))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import READ, Qcode, call
+from conftest import READ, Qcode, Step, call
 
 SLOW = {"text": "A very slow answer. " * 200, "delay_s": 0.05}
 
@@ -100,7 +100,7 @@ def test_a_hurried_second_interrupt_leaves_at_once(qcode: Qcode) -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_run(qcode: Qcode) -> None:
-    steps = [{"calls": [READ], "delay_s": 0.02}] * 30
+    steps: list[Step] = [{"calls": [READ], "delay_s": 0.02}] * 30
     process = qcode.start(
         "run", "do", f"--model={qcode.script(*steps)}", "--output-format=stream-json"
     )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_server import ChatServer, refuse, say
-from conftest import BROKEN, EDIT, MENDED, READ, RUN_TEST, Qcode, call
+from conftest import BROKEN, EDIT, MENDED, READ, RUN_TEST, Qcode, Step, call
 
-FIX = [{"text": "I look.", "calls": [READ]}, {"calls": [EDIT]}, {"text": "Fixed: it adds now."}]
+FIX: list[Step] = [
+    {"text": "I look.", "calls": [READ]},
+    {"calls": [EDIT]},
+    {"text": "Fixed: it adds now."},
+]
 
 
-def objects(stdout: str) -> list[dict[str, object]]:
+def objects(stdout: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stdout.splitlines()]
 
 

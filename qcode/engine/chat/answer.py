@@ -434,8 +434,8 @@ class AnswerParser:
         if closing > 0:
             self._in_wrapper = False
             return closing
-        if closing == PARTIAL and not final:
-            return PARTIAL
+        if closing == PARTIAL:
+            return len(self._buffer) if final else PARTIAL
         if self._in_fence and self._buffer[0] == "`":
             return self._closing_fence(final)
         return 1 if self._buffer[0] in self._leftover_brackets else NO

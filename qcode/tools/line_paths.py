@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from qcode.protocol.permissions import ShellAnalysis, SimpleCommand
@@ -18,6 +19,7 @@ from qcode.tools.repository_config import repository_runs_programs
 
 _HARMLESS = frozenset({"/dev/null", ""})
 _SEARCHES_TREES = frozenset({"grep", "egrep", "fgrep", "rg", "diff"})
+_NO_VALUE = re.compile(r"-[EFGPrnilwHhcoqsvxLu]+|--[a-z-]+=.*|--color|--ignore-case|--recursive")
 _MAX_EXPANDED = 1000
 _MAX_TREE_ENTRIES = 5000
 
@@ -109,12 +111,24 @@ def _tree_may_hold_secrets(command: SimpleCommand, directories: list[Path]) -> b
     """A search through directories reads the secrets in them, hidden or not."""
     if not command.argv or command.argv[0] not in _SEARCHES_TREES:
         return False
+    words = command.argv[1:]
+    places = words if len(_operands(words)) > 1 else (".", *words)
     for directory in directories:
-        for word in (".", *command.argv[1:]):
+        for word in places:
             place = directory / word
             if place.is_dir() and _holds_secrets(place):
                 return True
     return False
+
+
+def _operands(words: tuple[str, ...]) -> list[str]:
+    """Words that are certainly no flags and no values of flags."""
+    return [
+        word
+        for previous, word in pairwise(("", *words))
+        if not word.startswith("-")
+        and (not previous.startswith("-") or _NO_VALUE.fullmatch(previous))
+    ]
 
 
 def _holds_secrets(directory: Path) -> bool:

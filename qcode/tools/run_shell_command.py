@@ -53,6 +53,7 @@ class RunShellCommand:
         self._environment = (
             child_environment(os.environ) if environment is None else dict(environment)
         )
+        self._environment["PATH"] = _absolute_entries(self._environment.get("PATH", ""))
         self._spill_directory = spill_directory
 
     async def permission(self, params: RunShellCommandParams) -> PermissionRequest:
@@ -63,7 +64,7 @@ class RunShellCommand:
             analysis,
             workspace=self._workspace,
             directory=directory,
-            search_path=self._environment.get("PATH", os.defpath),
+            search_path=self._environment["PATH"],
         )
         return PermissionRequest(
             tool=self.name,
@@ -124,6 +125,12 @@ def _report(result: CommandResult, timeout_s: float) -> str:
     output = _ESCAPES.sub("", result.output)
     output = "\n".join(_last_written(line) for line in output.split("\n")).rstrip("\n")
     return f"{first}\n{output}" if output else f"{first}, no output"
+
+
+def _absolute_entries(search_path: str) -> str:
+    """An entry relative to the working directory would let any file there pass for a program."""
+    entries = [entry for entry in search_path.split(os.pathsep) if entry.startswith("/")]
+    return os.pathsep.join(entries) or os.defpath
 
 
 def _last_written(line: str) -> str:

@@ -182,7 +182,7 @@ class _Walk:
                 expands=tuple(expands),
             )
         )
-        scripts = [self._text(r) for r in redirects if r.type.startswith("here")]
+        scripts = [self._here_text(r) for r in redirects if r.type.startswith("here")]
         self._inner_scripts(argv, scripts, depth)
 
     def _word(self, node: Node, argv: list[str], expands: list[int]) -> None:
@@ -227,13 +227,21 @@ class _Walk:
             if names[0] == "eval":
                 scripts.append(" ".join(argv[1:]))
         if not _SHELLS.isdisjoint(names):
-            scripts += [text.partition("\n")[2] or text for text in here]
+            scripts += here
         for script in scripts:
             self._doubt("a script inside the command")
             if depth < MAX_SCRIPT_DEPTH:
                 self._parse(script, depth + 1)
             else:
                 self._commands += _commands_by_words(script)
+
+    def _here_text(self, node: Node) -> str:
+        """What a here-document or here-string gives to its command."""
+        text = self._text(node)
+        if node.type == "herestring_redirect":
+            word = resolve_word(text.removeprefix("<<<").strip())
+            return text if word is None else word.value
+        return text.partition("\n")[2]
 
     def _text(self, node: Node) -> str:
         return self._source[node.start_byte : node.end_byte].decode("utf-8", "replace")

@@ -184,9 +184,7 @@ def _line_matches(lines: list[str], wanted: list[str]) -> list[int]:
 
 def _reindent(new: list[str], old: list[str], region: list[str]) -> list[str]:
     """`new` was written for the indentation of `old`; the file has that of `region`."""
-    pairs = [
-        (_indent(line), _indent(actual)) for line, actual in zip(old, region, strict=True)
-    ]
+    pairs = [(_indent(line), _indent(actual)) for line, actual in zip(old, region, strict=True)]
     known: dict[str, str] = {}
     for (written, actual), line in zip(pairs, old, strict=True):
         if line.strip():

@@ -403,6 +403,8 @@ watch 'rm x'
 eval "rm x"
 env -S 'rm x'
 busybox rm x
+coproc rm x
+bash <<< "rm x"
 """.strip().splitlines()
 
 

@@ -8,15 +8,14 @@ text is held back.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 from uuid import uuid4
 
-from qcode.engine.chat.arguments import OfferedTools, dump
-from qcode.engine.chat.json_call import ARGUMENT_KEYS, JsonCall, unwrap_arguments
-from qcode.engine.chat.json_stream import JsonStream
+from qcode.engine.chat.arguments import OfferedTools
+from qcode.engine.chat.bare_calls import BareCalls
+from qcode.engine.chat.json_call import JsonCall
 from qcode.engine.chat.tags import (
     FUNCTION_OPEN,
     NO,
@@ -38,7 +37,6 @@ _FENCE = re.compile(r"```[ \t]*(?:json|xml|tool_call)?[ \t]*\r?\n\s*", re.IGNORE
 _FENCE_LIMIT = 64
 _SLICE = 4096  # what is put back is copied, so the buffer stays small
 _CANDIDATE = re.compile(r"[<{\[`]")
-_CALL_KEYS = {"name", "id", "type", *ARGUMENT_KEYS}
 
 _Place = Literal["start", "reasoning", "text", "wrapper", "call", "bare", "after"]
 
@@ -75,8 +73,7 @@ class AnswerParser:
         self._call_id = ""
         self._arguments: list[str] = []
         self._num_calls = 0
-        self._candidate = JsonStream()
-        self._judged = False  # the candidate's first key did not rule out a call
+        self._bare = BareCalls(self._tools)
         self._in_wrapper = False
         self._in_fence = False
         self._leftover_brackets = ""
@@ -230,7 +227,7 @@ class AnswerParser:
             if fence is None or not within_limit or self._buffer[end : end + 1] not in ("{", "["):
                 return "no", at
         self._place, self._in_wrapper, self._in_fence = "bare", False, end > at
-        self._candidate, self._judged = JsonStream(), False
+        self._bare = BareCalls(self._tools)
         return "yes", end
 
     def _line_is_blank(self, at: int) -> bool:
@@ -260,7 +257,7 @@ class AnswerParser:
             return True
         if self._buffer[at] == "[":
             self._consume(at)
-            self._candidate, self._judged = JsonStream(), False
+            self._bare = BareCalls(self._tools)
             self._place = "bare"
             return True
         function = match_tag(self._buffer, at, FUNCTION_OPEN)
@@ -300,28 +297,31 @@ class AnswerParser:
         self._send_call(self._call)
         if status == "more":
             return False
-        self._add_call()
+        self._add_call(self._call.name)
         return True
 
     def _send_call(self, call: XmlCall | JsonCall) -> None:
         if call.name is None:
             return
         piece = call.take()
-        if self._call_id and not piece:
-            return
-        name = "" if self._call_id else call.name
-        self._call_id = self._call_id or self._new_id()
-        self._arguments.append(piece)
+        begins = not self._call_id
+        if begins:
+            self._call_id = self._new_id()
+        if begins or piece:
+            self._arguments.append(piece)
+            self._send(call.name if begins else "", piece)
+
+    def _send(self, name: str, piece: str) -> None:
         self._deltas.append(
             ToolCallDelta(index=self._num_calls, call_id=self._call_id, name=name, arguments=piece)
         )
 
-    def _add_call(self) -> None:
-        assert self._call is not None
-        assert self._call.name is not None
+    def _add_call(self, name: str | None) -> None:
+        assert name is not None
         self._close_run()
-        call = ToolCall(id=self._call_id, name=self._call.name, arguments="".join(self._arguments))
-        self._blocks.append(call)
+        self._blocks.append(
+            ToolCall(id=self._call_id, name=name, arguments="".join(self._arguments))
+        )
         self._num_calls += 1
         self._leftover_brackets = "}],;" if isinstance(self._call, JsonCall) else ""
         self._call = None
@@ -334,7 +334,7 @@ class AnswerParser:
         if self._call.complete_at_end and not truncated:
             self._call.close()
             self._send_call(self._call)
-            self._add_call()
+            self._add_call(self._call.name)
             return
         sent = self._call_id
         text = "".join(self._raw) + self._buffer
@@ -346,65 +346,18 @@ class AnswerParser:
             self._emit_text(text)
 
     def _read_bare(self, final: bool) -> bool:
-        """JSON that is a call only if all of it says so; held back until that is known."""
-        end = self._candidate.read(self._buffer, 0, final=final)
+        end, status = self._bare.read(self._buffer, final=final)
         self._consume(end)
-        if self._candidate.failed or not self._plausible():
+        if status == "rejected":
             return self._put_back()
-        if not self._candidate.done:
-            return self._put_back() if final else False
-        calls = self._bare_calls(self._candidate.take())
-        if calls is None:
-            return self._put_back()
-        self._close_run()
-        for name, arguments in calls:
-            call = ToolCall(id=self._new_id(), name=name, arguments=arguments)
-            self._blocks.append(call)
-            self._deltas.append(
-                ToolCallDelta(
-                    index=self._num_calls, call_id=call.id, name=name, arguments=arguments
-                )
-            )
-            self._num_calls += 1
+        if status == "more":
+            return False
+        for name, arguments in self._bare.calls:
+            self._call_id, self._arguments = self._new_id(), [arguments]
+            self._send(name, arguments)
+            self._add_call(name)
         self._leftover_brackets = "}],;"
-        self._raw = []
-        self._place = "after"
         return True
-
-    def _plausible(self) -> bool:
-        """Whether the JSON read so far can still be a call: else it would be held back whole."""
-        if self._judged:
-            return True
-        written = self._candidate.written()
-        first = _FIRST_KEY.match(written)
-        if first is None:
-            return not written or bool(_CALL_START.match(written))
-        name = first["name"]
-        self._judged = name is not None or first["key"] != "name"
-        if name is not None and not self._in_wrapper:
-            return self._tools.find(name.strip()) is not None
-        return first["key"] in _CALL_KEYS
-
-    def _bare_calls(self, written: str) -> list[tuple[str, str]] | None:
-        """The calls in a JSON value; None unless it holds nothing else."""
-        value = json.loads(written)
-        items = value if isinstance(value, list) else [value]
-        calls = [self._bare_call(item) for item in items]
-        found = [call for call in calls if call is not None]
-        return found if found and len(found) == len(calls) else None
-
-    def _bare_call(self, value: object) -> tuple[str, str] | None:
-        if not isinstance(value, dict) or not value.keys() <= _CALL_KEYS:
-            return None
-        name = value.get("name")
-        known = self._tools.find(name.strip()) if isinstance(name, str) else None
-        keys = [key for key in ARGUMENT_KEYS if key in value]
-        if known is None or len(keys) != 1:
-            return None
-        arguments = value[keys[0]]
-        if isinstance(arguments, dict) and arguments.keys() >= {"type", "properties"}:
-            return None  # the tool's own description, recited
-        return known, unwrap_arguments(dump(arguments))
 
     # Between calls
 
@@ -448,10 +401,6 @@ class AnswerParser:
             return NO
         self._in_fence = False
         return len(line)
-
-
-_CALL_START = re.compile(r"\[?(?:\{|$)")
-_FIRST_KEY = re.compile(r'\[?\{"(?P<key>[^"\\]*)"(?:: "(?P<name>(?:[^"\\]|\\.)*)")?', re.DOTALL)
 
 
 def _held_prefix(text: str, tag: str) -> int:

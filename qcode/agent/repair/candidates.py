@@ -41,13 +41,14 @@ MAX_SAMPLES = 8
 
 # The promise of what is not a branch, on the scale of a runner-up's probability.
 GREEDY = 1.0
-OTHER_FORM = 0.32
-SINGLE_TARGET = 0.30
-SAMPLE = 0.22
+SAMPLE = 0.20
+SINGLE_TARGET = 0.18
+OTHER_FORM = 0.15
 LATER = 0.85  # factor for each further one of a kind
 
 Form = Literal["definition", "search_replace", "plain"]
 Ask = Callable[[ChatRequest], Awaitable[Completed]]
+Outcome = Literal["candidate", "no change", "repeated", "syntax error", "unusable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,11 @@ class Attempt:
     prefix_ids: tuple[int, ...] = ()
     prefix_text: str = ""
     seed: int | None = None
+
+    @property
+    def is_broad(self) -> bool:
+        """The greedy answer that may aim at any of several definitions."""
+        return self.form == "definition" and self.origin == "greedy" and len(self.targets) > 1
 
     @property
     def origin(self) -> str:
@@ -74,7 +80,8 @@ class Candidate:
 
 
 class CandidateSearch:
-    """`outcomes` counts what became of the answers so far."""
+    """`outcomes` counts what became of the answers so far; `on_answer` is told of each one, with
+    the attempt's origin."""
 
     def __init__(
         self,
@@ -84,8 +91,10 @@ class CandidateSearch:
         test_source: str,
         model: ModelInfo,
         ask: Ask,
+        on_answer: Callable[[str, Outcome], None] = lambda origin, outcome: None,
     ) -> None:
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes: Counter[Outcome] = Counter()
+        self._on_answer = on_answer
         self._prompt = prompt
         self._files = files
         self._test_source = test_source
@@ -107,6 +116,9 @@ class CandidateSearch:
             proposal = self._read(attempt, completed.message.text)
             outcome = self._judge(proposal)
             self.outcomes[outcome] += 1
+            self._on_answer(attempt.origin, outcome)
+            if attempt.is_broad:
+                self._aim_elsewhere(attempt, proposal)
             if proposal is None or outcome != "candidate":
                 continue
             candidate = Candidate(proposal=proposal, origin=attempt.origin)
@@ -125,13 +137,16 @@ class CandidateSearch:
         forms = self._forms()
         for number, (form, targets) in enumerate(forms):
             self._push(GREEDY if number == 0 else OTHER_FORM, Attempt(form=form, targets=targets))
-        form, targets = forms[0]
-        if form == "definition" and len(targets) > 1:
-            for number, target in enumerate(targets):
-                self._push(SINGLE_TARGET * LATER**number, Attempt(form=form, targets=(target,)))
         for seed in range(MAX_SAMPLES):
-            form, targets = forms[seed % len(forms)]
+            form, targets = forms[-1 if seed % 3 == 2 else 0]
             self._push(SAMPLE * LATER**seed, Attempt(form=form, targets=targets, seed=seed))
+
+    def _aim_elsewhere(self, attempt: Attempt, proposal: Proposal | None) -> None:
+        """The model's own choice among the targets is known now; the others get their turn."""
+        chosen = proposal.target if proposal else ""
+        others = [item for item in attempt.targets if item.qualified != chosen]
+        for number, target in enumerate(others):
+            self._push(SINGLE_TARGET * LATER**number, Attempt(form=attempt.form, targets=(target,)))
 
     def _forms(self) -> list[tuple[Form, tuple[Definition, ...]]]:
         targets = rewritable(self._prompt.shown)
@@ -145,7 +160,7 @@ class CandidateSearch:
 
     def _request(self, attempt: Attempt) -> ChatRequest:
         greedy = attempt.seed is None
-        longest = max((len(item.text) for item in attempt.targets), default=600)
+        longest = max((len(item.text) for item in attempt.targets), default=200)
         answer = None
         if self._model.constrains:
             answer = AnswerShape(
@@ -173,7 +188,7 @@ class CandidateSearch:
             return read_search_replace(text, self._files)
         return read_definition(text, attempt.targets or self._prompt.shown, self._files)
 
-    def _judge(self, proposal: Proposal | None) -> str:
+    def _judge(self, proposal: Proposal | None) -> Outcome:
         if proposal is None:
             return "unusable"
         if not is_well_formed(proposal):

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from qcode.agent.repair.candidates import Candidate, CandidateSearch
+from qcode.agent.repair.candidates import Candidate, CandidateSearch, Outcome
 from qcode.agent.repair.discovery import discover_runners
 from qcode.agent.repair.failure import Failure, TestReport
 from qcode.agent.repair.goal import RepairGoal
@@ -180,10 +180,19 @@ class _Repair:
         clock = _Clock(self._budget)
 
         async def ask(request: ChatRequest) -> Completed:
-            clock.check()
-            completed = await self._turn.stream(request, show=False)
+            try:
+                async with asyncio.timeout(clock.remaining_s()) as limit:
+                    completed = await self._turn.stream(request, show=False)
+            except TimeoutError:
+                if limit.expired():
+                    raise BudgetSpent from None
+                raise
             clock.count()
             return completed
+
+        def on_answer(origin: str, outcome: Outcome) -> None:
+            if outcome != "candidate":
+                self._say(f"Answer {clock.num_answers} ({origin}): {outcome}.")
 
         search = CandidateSearch(
             prompt=prompt,
@@ -191,6 +200,7 @@ class _Repair:
             test_source=suspects.test.source,
             model=self._turn.backend.model,
             ask=ask,
+            on_answer=on_answer,
         )
         num_candidates = 0
         async with aclosing(search.candidates()) as found:
@@ -238,20 +248,22 @@ class _Clock:
 
     def __init__(self, budget: RepairBudget) -> None:
         self._budget = budget
-        self._num_answers = 0
+        self.num_answers = 0
         self._first_answer: float | None = None
 
-    def check(self) -> None:
-        """Raises `BudgetSpent`."""
-        late = (
-            self._first_answer is not None
-            and time.monotonic() - self._first_answer > self._budget.max_seconds
-        )
-        if late or self._num_answers >= self._budget.max_answers:
+    def remaining_s(self) -> float | None:
+        """Seconds for the next answer; None for the first. Raises `BudgetSpent`."""
+        if self.num_answers >= self._budget.max_answers:
             raise BudgetSpent
+        if self._first_answer is None:
+            return None
+        remaining = self._first_answer + self._budget.max_seconds - time.monotonic()
+        if remaining <= 0:
+            raise BudgetSpent
+        return remaining
 
     def count(self) -> None:
-        self._num_answers += 1
+        self.num_answers += 1
         if self._first_answer is None:
             self._first_answer = time.monotonic()
 

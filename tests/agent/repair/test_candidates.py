@@ -191,7 +191,7 @@ async def test_samples_differ_by_seed_and_every_form_and_target_gets_its_turn() 
     seeds = [r.sampling.seed for r in model.requests if r.sampling.seed is not None]
     assert len(seeds) == len(set(seeds)) > 3
     grammars = [r.answer.grammar for r in greedy if r.answer is not None and r.answer.grammar]
-    assert len(grammars) == len(set(grammars)) == 5  # all targets, each alone, search/replace
+    assert len(grammars) == len(set(grammars)) == 5  # all, each one, search/replace
     assert '"def half("' in grammars[0]
     assert '"LIMIT ="' in grammars[0]
     assert any("SEARCH" in grammar for grammar in grammars)

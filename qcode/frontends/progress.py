@@ -22,6 +22,7 @@ from qcode.protocol.events import (
     Event,
     MessageAdded,
     Notice,
+    StepStarted,
     ToolFinished,
     ToolProgress,
     ToolStarted,
@@ -32,6 +33,8 @@ from qcode.protocol.tools import DiffDisplay
 from qcode.sandbox.terminal_text import printable
 
 _LIVE_EVERY_S = 0.1
+# Where no line can be drawn over, a slow model still gives a sign of life.
+_PLAIN_EVERY_S = 15.0
 
 
 class Progress:
@@ -43,13 +46,15 @@ class Progress:
         self._stream: TextIO | None = stream
         self._live = live and os.environ.get("TERM") != "dumb"
         self._live_shown = False
-        self._last_live_s = float("-inf")
         self._clock = clock
         self._began = clock()
+        self._last_live_s = float("-inf") if self._live else self._began
         self._num_deltas = 0
 
     def show(self, event: Event) -> None:
         match event:
+            case StepStarted():
+                self._live_line("asking the model")
             case PrefillProgress():
                 self._live_line(
                     f"reading the prompt: {event.done_tokens:,} of {event.total_tokens:,} tokens"
@@ -99,9 +104,12 @@ class Progress:
 
     def _live_line(self, text: str) -> None:
         now = self._clock()
-        if not self._live or now - self._last_live_s < _LIVE_EVERY_S:
+        if now - self._last_live_s < (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S):
             return
         self._last_live_s = now
+        if not self._live:
+            self.line(text)
+            return
         width = shutil.get_terminal_size().columns - 1
         self._write("\r\x1b[K" + printable(text).replace("\n", " ").replace("\t", " ")[:width])
         self._live_shown = True

@@ -270,3 +270,14 @@ def test_a_live_line_is_wiped_before_a_line_that_stays() -> None:
     assert stream.getvalue() == (
         "\r\x1b[Kreading the prompt: 1,000 of 4,000 tokens\r\x1b[K• Edit\n"
     )
+
+
+def test_where_no_live_line_can_be_a_slow_run_still_gives_signs() -> None:
+    stream = io.StringIO()
+    seconds = iter(range(0, 100, 8))
+    progress = Progress(stream, live=False, clock=lambda: next(seconds))
+    for done in range(5):
+        progress.show(PrefillProgress(done_tokens=done, total_tokens=9, cached_tokens=0))
+    assert stream.getvalue() == (
+        "reading the prompt: 1 of 9 tokens\nreading the prompt: 3 of 9 tokens\n"
+    )

@@ -238,6 +238,8 @@ class _Output:
     def _open_spill(self) -> None:
         """A full disk must not fail the command: then there is no file, and the result says so."""
         with contextlib.suppress(OSError):
+            if self._spill_directory is not None:
+                self._spill_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(".txt", "qcode-output-", self._spill_directory)
             self._spill = os.fdopen(descriptor, "wb")
             self._spill_path = Path(name)

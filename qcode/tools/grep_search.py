@@ -20,10 +20,11 @@ from qcode.sandbox.workspace import Workspace
 from qcode.tools.file_access import file_request, is_secret_file, shown_path
 from qcode.tools.file_walk import walk_files
 from qcode.tools.glob_pattern import compile_glob
-from qcode.tools.output_limit import limit_line
+from qcode.tools.output_limit import limit_line, limit_text
 
 DEFAULT_LIMIT = 100
 MAX_LINE_CHARS = 400
+MAX_CHARS = 20_000
 MAX_FILE_BYTES = 5 * 1024 * 1024
 TIME_LIMIT_S = 30.0
 
@@ -114,7 +115,8 @@ class GrepSearch:
             lines.append(f"[more than {params.limit} matches; narrow the pattern, path or glob]")
         count = min(len(found), params.limit)
         return ToolResult(
-            content=note + "\n".join(lines), display=TextDisplay(text=f"{count} matches")
+            content=note + limit_text("\n".join(lines), MAX_CHARS, tail_chars=0),
+            display=TextDisplay(text=f"{count} matches"),
         )
 
     def _by_walk(self, search: _Search) -> list[_Match]:

@@ -122,6 +122,9 @@ def _report(result: CommandResult, timeout_s: float) -> str:
         )
     else:
         first = f"exit code {result.exit_code}"
+    if result.omitted_bytes and result.spill_path is not None:
+        # Here too: whoever shortens this further cuts in the middle, where the other note is.
+        first += f" (long output; all of it is in {result.spill_path})"
     output = _ESCAPES.sub("", result.output)
     output = "\n".join(_last_written(line) for line in output.split("\n")).rstrip("\n")
     return f"{first}\n{output}" if output else f"{first}, no output"

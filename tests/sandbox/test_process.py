@@ -79,8 +79,9 @@ async def test_output_just_within_the_limits_is_whole_and_leaves_no_file(tmp_pat
 
 
 async def test_output_without_a_place_to_spill_still_succeeds(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     result = await run_command(
-        "seq 1 40000", directory=tmp_path, timeout_s=30, spill_directory=tmp_path / "missing"
+        "seq 1 40000", directory=tmp_path, timeout_s=30, spill_directory=tmp_path / "file" / "x"
     )
     assert result.exit_code == 0
     assert result.spill_path is None

@@ -21,6 +21,8 @@ constexpr int kBlockKeys = 32;
 constexpr int kWideRows = 16;
 // A key range is worth a thread's while from this length.
 constexpr long kMinimumRange = 256;
+// How many cache blocks before its use a block is fetched.
+constexpr long kBlocksAhead = 2;
 constexpr int kMicroRows = kLanes == 16 ? 8 : 4;
 constexpr int kMicroVectors = 2;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
@@ -35,9 +37,12 @@ struct Problem {
     float scale;
 
     long group() const { return heads / kv_heads; }
-    long cache_offset(long sequence, long kv_head, long position) const {
-        const long block = tables[sequence * table_width + position / block_size];
-        return ((block * block_size + position % block_size) * kv_heads + kv_head) * head_dim;
+    // From one position's vector to the next one's within a block.
+    long stride() const { return kv_heads * head_dim; }
+    // Where the vectors of one block of a sequence begin.
+    long block_offset(long sequence, long kv_head, long index) const {
+        const long block = tables[sequence * table_width + index];
+        return block * block_size * stride() + kv_head * head_dim;
     }
 };
 
@@ -96,9 +101,10 @@ void multiply_add(const float* a, long a_stride, const float* b, float* c, long 
     long row = 0;
     for (; row + kMicroRows <= rows; row += kMicroRows)
         multiply_rows<kMicroRows>(a + row * a_stride, a_stride, b, c + row * columns, inner, columns);
-    for (; row + 2 <= rows; row += 2)
-        multiply_rows<2>(a + row * a_stride, a_stride, b, c + row * columns, inner, columns);
-    if (row < rows) multiply_rows<1>(a + row * a_stride, a_stride, b, c + row * columns, inner, columns);
+    for (; row + 3 <= rows; row += 3)
+        multiply_rows<3>(a + row * a_stride, a_stride, b, c + row * columns, inner, columns);
+    for (; row < rows; row++)
+        multiply_rows<1>(a + row * a_stride, a_stride, b, c + row * columns, inner, columns);
 }
 
 // Scratch memory of one thread.
@@ -110,15 +116,33 @@ struct Scratch {
           softmax(size_t(Softmax::floats_needed(kTileRows, head_dim))) {}
 };
 
+// From block `index` of the task's sequence to the one that is needed some blocks later. Blocks lie
+// anywhere, so the hardware cannot guess where to fetch it from.
 template <class Element>
-void load_block(const Problem<Element>& problem, const Element* cache, const Task& task,
-                long first_key, long keys, float* target) {
-    const long head_dim = problem.head_dim;
-    for (long key = 0; key < keys; key++) {
+long distance_ahead(const Problem<Element>& problem, const Task& task, long index) {
+    const long later = index + kBlocksAhead;
+    if (later * problem.block_size >= task.end_key) return 0;
+    return problem.block_offset(task.sequence, task.kv_head, later) -
+           problem.block_offset(task.sequence, task.kv_head, index);
+}
+
+// Positions first .. first + count - 1 of a cache -> target [count, head_dim].
+template <class Element>
+void load_block(const Problem<Element>& problem, const Element* cache, const Task& task, long first,
+                long count, float* target) {
+    const long head_dim = problem.head_dim, block_size = problem.block_size;
+    long index = first / block_size, slot = first % block_size;
+    for (const long end = first + count; first < end; index++, slot = 0) {
         const Element* source =
-            cache + problem.cache_offset(task.sequence, task.kv_head, first_key + key);
-        for (long d = 0; d < head_dim; d += kLanes)
-            store(target + key * head_dim + d, load_floats(source + d));
+            cache + problem.block_offset(task.sequence, task.kv_head, index) + slot * problem.stride();
+        const long run = std::min(block_size - slot, end - first);
+        const long ahead = distance_ahead(problem, task, index);
+        for (long i = 0; i < run; i++, source += problem.stride(), target += head_dim)
+            for (long d = 0; d < head_dim; d += kLanes) {
+                __builtin_prefetch(source + ahead + d);
+                store(target + d, load_floats(source + d));
+            }
+        first += run;
     }
 }
 
@@ -129,15 +153,29 @@ void transpose(const float* keys, float* transposed, long head_dim) {
             transposed[d * kBlockKeys + key] = keys[key * head_dim + d];
 }
 
+// One key against kRows rows at a time.
+template <int kRows>
+void dot_rows(const float* queries, const float* key, float* scores, long head_dim) {
+    Floats products[kRows] = {};
+    for (long d = 0; d < head_dim; d += kLanes) {
+        const Floats part = load<Floats>(key + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; r++) products[r] += part * load<Floats>(queries + r * head_dim + d);
+    }
+    for (int r = 0; r < kRows; r++) scores[r * kBlockKeys] = sum(products[r]);
+}
+
 void scores_by_dot(const Task& task, Scratch& scratch, long keys, long head_dim) {
-    for (long key = 0; key < keys; key++)
-        for (long row = 0; row < task.rows; row++) {
-            Floats products = {};
-            for (long d = 0; d < head_dim; d += kLanes)
-                products += load<Floats>(&scratch.queries[size_t(row * head_dim + d)]) *
-                            load<Floats>(&scratch.keys[size_t(key * head_dim + d)]);
-            scratch.scores[size_t(row * kBlockKeys + key)] = sum(products);
-        }
+    for (long key = 0; key < keys; key++) {
+        const float* vector = &scratch.keys[size_t(key * head_dim)];
+        const float* queries = scratch.queries.data();
+        float* scores = &scratch.scores[size_t(key)];
+        long row = 0;
+        for (; row + 4 <= task.rows; row += 4)
+            dot_rows<4>(queries + row * head_dim, vector, scores + row * kBlockKeys, head_dim);
+        for (; row < task.rows; row++)
+            dot_rows<1>(queries + row * head_dim, vector, scores + row * kBlockKeys, head_dim);
+    }
 }
 
 // Turns the scores of one row into weights against its running maximum.

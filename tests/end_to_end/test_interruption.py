@@ -69,6 +69,20 @@ def test_a_signal_in_the_middle_of_a_command_leaves_no_process(qcode: Qcode) -> 
     assert not is_running(pid)
 
 
+def test_a_signal_before_there_is_a_turn(qcode: Qcode) -> None:
+    """Something that cannot be interrupted is under way: here a read of standard input."""
+    process = qcode.start(
+        "run", "do", "--output-format=stream-json", "--model=m", stdin=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    assert "standard input" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    returned, written, took_s = ended(process)
+    assert returned == 143
+    assert took_s < 2
+    assert [value["type"] for value in written] == ["system", "result"]
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process that is more than an entry its parent has not read yet."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)

@@ -205,6 +205,7 @@ class HeadlessRun:
             return await self._run(prepared)
         finally:
             await prepared.agent.backend.aclose()
+            prepared.agent.session.close()
 
     async def _prepare(self) -> _Prepared:
         if self._output_file is not None and not self._output_file.absolute().parent.is_dir():

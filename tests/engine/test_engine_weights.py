@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -88,16 +87,19 @@ def test_greedy_text_is_llama_cpps_up_to_near_ties() -> None:
     for prompt in PROMPTS:
         ids = engine.loaded.tokenizer.encode_prompt([(prompt, True)])
         ours = list(traced(engine, ids, 32))
-        theirs = list(islice(peer.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0), len(ours)))
-        for choice, token in zip(ours, theirs, strict=True):
+        theirs = peer.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0)
+        for choice, token in zip(ours, theirs, strict=False):
             if choice.token_id != token:
                 assert choice.runner_up_id == token
                 assert choice.probability - choice.runner_up_probability < NEAR_TIE
                 break
             num_equal += 1
+        else:
+            # Where ours ended before its limit, so does theirs.
+            assert len(ours) == 32 or next(theirs) in engine.loaded.tokenizer.eos_ids
     peer.close()
 
-    assert num_equal >= 48
+    assert num_equal >= 60
 
 
 def traced(engine: Engine, prompt: list[int], count: int) -> Iterator[TokenProbability]:

@@ -41,13 +41,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_wheel(project: Path, compiler: str | None) -> tuple[Path, str]:
+def make_wheel(
+    project: Path, compiler: str | None, backend_call: str = "build_wheel"
+) -> tuple[Path, str]:
     """The wheel and what was printed."""
     environment = {name: value for name, value in os.environ.items() if name != "CXX"}
     if compiler:
         environment["CXX"] = compiler
     done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel"],
+        [sys.executable, "-c", f"from hatchling.build import *; {backend_call}('dist')"],
         cwd=project,
         env=environment,
         capture_output=True,
@@ -72,6 +74,16 @@ def test_a_wheel_with_compiled_kernels_is_for_one_platform(project: Path) -> Non
     assert wheel.name.startswith("sample-1-py3-none-")
     assert not wheel.name.endswith("-any.whl")
     assert libraries(wheel) == {build.library_name(variant) for variant in build.variants()}
+
+
+def test_an_editable_installation_compiles_in_place(project: Path) -> None:
+    try:
+        build.find_compiler()
+    except build.BuildFailed as error:
+        pytest.skip(str(error))
+    make_wheel(project, None, "build_editable")
+    built = {path.name for path in (project / "qcode/engine/kernels").glob("*.so")}
+    assert built == {build.library_name(variant) for variant in build.variants()}
 
 
 def test_without_a_compiler_one_warning_is_printed(project: Path) -> None:

@@ -18,10 +18,12 @@ from pathlib import Path
 
 SOURCE_DIRECTORY = Path(__file__).resolve().parent
 
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "vnni"))
 _X86_VARIANTS = {
     "portable": (),
-    "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "avx512": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
+    "avx2": _AVX2,
+    "avx512": (*_AVX2, *_AVX512, "-mprefer-vector-width=512"),
 }
 _FLAGS = (
     "-std=c++20",
@@ -68,28 +70,29 @@ def find_compiler() -> str:
 def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
     """Compile every variant into `directory` and return the libraries. Raises BuildFailed.
 
-    A library appears whole or not at all.
+    The libraries appear whole and all together, or not at all.
     """
     compiler = find_compiler()
     directory.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch,
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+    ):
         jobs = [
-            pool.submit(_compile, compiler, flags, directory / library_name(variant))
+            pool.submit(_compile, compiler, flags, Path(scratch, library_name(variant)))
             for variant, flags in variants().items()
         ]
-        return [job.result() for job in jobs]
+        compiled = [job.result() for job in jobs]
+        return [library.replace(directory / library.name) for library in compiled]
 
 
 def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> Path:
     sources = [str(path) for path in sorted(SOURCE_DIRECTORY.glob("*.cpp"))]
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
-        target = Path(scratch) / library.name
-        command = [compiler, *_FLAGS, *flags, *sources, "-o", str(target)]
-        error = _run([*command, "-fopenmp"])
-        # Apple's compiler has no OpenMP: the kernels then run on one thread.
-        if error and _run(command):
-            raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")
-        target.replace(library)
+    command = [compiler, *_FLAGS, *flags, *sources, "-o", str(library)]
+    error = _run([*command, "-fopenmp"])
+    # Apple's compiler has no OpenMP: the kernels then run on one thread.
+    if error and _run(command):
+        raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")
     return library
 
 

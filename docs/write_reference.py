@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,7 +13,7 @@ from pathlib import Path
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from qcode.cli.app import COMMANDS
+from qcode.cli.app import COMMANDS, create_command
 from qcode.config.settings import Settings
 from qcode.config.sources import NEVER_FROM_PROJECT
 
@@ -82,11 +83,11 @@ def commands() -> Iterator[tuple[str, ...]]:
                 yield (name, below)
 
 
-def help_text(command: tuple[str, ...]) -> str:
-    environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb"}
-    arguments = [sys.executable, "-m", "qcode", *command, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
-    return done.stdout.strip()
+def help_text(words: tuple[str, ...]) -> str:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        create_command().main(args=[*words, "--help"], prog_name="qcode")
+    return shown.getvalue().strip()
 
 
 def command_line() -> str:
@@ -108,6 +109,7 @@ def settings() -> str:
 
 
 def main() -> None:
+    os.environ |= {"COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb"}
     pages = {"cli.md": command_line(), "settings.md": settings()}
     for name, text in pages.items():
         page = REFERENCE / name

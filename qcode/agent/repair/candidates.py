@@ -41,9 +41,9 @@ MAX_SAMPLES = 8
 
 # The promise of what is not a branch, on the scale of a runner-up's probability.
 GREEDY = 1.0
-SAMPLE = 0.20
-SINGLE_TARGET = 0.18
-OTHER_FORM = 0.15
+SINGLE_TARGET = 0.15
+SAMPLE = 0.12
+OTHER_FORM = 0.10
 LATER = 0.85  # factor for each further one of a kind
 
 Form = Literal["definition", "search_replace", "plain"]

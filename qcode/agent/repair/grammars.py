@@ -17,6 +17,7 @@ SEARCH = "<<<<<<< SEARCH\n"
 DIVIDER = "=======\n"
 REPLACE = ">>>>>>> REPLACE"
 MAX_SEARCH_LINES = 3  # a small model goes on copying as long as it may
+MAX_NEW_LINES = 8
 
 
 def definition_grammar(definitions: Iterable[Definition]) -> str:
@@ -70,7 +71,8 @@ def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> st
     return (
         "\n".join(
             [
-                f"start: ({' | '.join(blocks)}) {_literal(DIVIDER)} NEW* {_literal(REPLACE)}",
+                f"start: ({' | '.join(blocks)}) {_literal(DIVIDER)} NEW{{0,{MAX_NEW_LINES}}} "
+                f"{_literal(REPLACE)}",
                 *rules,
                 r"NEW: /([^<=>\n][^\n]*)?\n/",
             ]

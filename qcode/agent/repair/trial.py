@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcode.agent.repair.answers import Proposal
@@ -16,6 +16,7 @@ from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.turn import TurnContext
 from qcode.agent.verification import HARNESS, SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
+from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, TextBlock, ToolCall
 from qcode.protocol.tools import ToolResult
 
@@ -35,8 +36,11 @@ class CommandRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Original:
+    """A file before a change; `changed` is what the change made of it, None while that runs."""
+
     data: bytes
     mtime_ns: int
+    changed: bytes | None = None
 
 
 class Trial:
@@ -71,15 +75,15 @@ class Trial:
         """Changes one file. Raises `TaskNotDone` where the change was not allowed."""
         path = self._project.root / proposal.path
         await self._new_second()
-        self._originals.setdefault(
-            path, _Original(data=path.read_bytes(), mtime_ns=path.stat().st_mtime_ns)
-        )
         await self._call("read_file", {"file_path": str(path)}, saying)
+        original = _Original(data=path.read_bytes(), mtime_ns=path.stat().st_mtime_ns)
+        original = self._originals.setdefault(path, original)
         result = await self._call(
             "edit",
             {"file_path": str(path), "old_string": proposal.old, "new_string": proposal.new},
         )
         self._changed_at = int(time.time())
+        self._originals[path] = replace(original, changed=path.read_bytes())
         if result.is_error:
             raise TaskNotDone(
                 f"{proposal.path} was not changed: {_first_line(result)}",
@@ -88,9 +92,14 @@ class Trial:
 
     def restore(self) -> None:
         """Puts every changed file back, byte for byte and with its time of change, so that caches
-        keyed on it (Python's bytecode) stay right."""
+        keyed on it (Python's bytecode) stay right. A file that somebody else wrote to meanwhile
+        is theirs: it stays, and a notice says so."""
         for path, original in self._originals.items():
-            if path.read_bytes() != original.data:
+            current = path.read_bytes() if path.exists() else original.changed
+            if original.changed is not None and current not in (original.changed, original.data):
+                text = f"{path.name} was changed from outside; it may still hold a tried change."
+                self._turn.emit(Notice(text=text, level="warning"))
+            elif current != original.data:
                 path.write_bytes(original.data)
                 os.utime(path, ns=(original.mtime_ns, original.mtime_ns))
         self._originals.clear()

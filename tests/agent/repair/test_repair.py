@@ -19,7 +19,7 @@ from qcode.agent.verification import VerifyCommand
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed
 from qcode.protocol.errors import BackendUnavailable, TaskNotDone
-from qcode.protocol.events import Event, ToolFinished, TurnFinished
+from qcode.protocol.events import Event, ToolFinished, ToolStarted, TurnFinished
 from qcode.protocol.messages import AssistantMessage, TextBlock, ToolMessage, Usage
 from qcode.protocol.permissions import Answer, Mode, PermissionRequest
 from qcode.sandbox.workspace import LocalWorkspace
@@ -381,3 +381,14 @@ async def test_test_files_are_never_changed(project: Path) -> None:
     _, finished = await play(agent)
     assert finished.reason == "failed"
     assert (project / "test_cart.py").read_text() == TESTS
+
+
+async def test_what_a_person_writes_meanwhile_is_not_lost(project: Path) -> None:
+    agent = agent_for(project, Model(LOOP))
+    theirs = "# their own work\n" + CART
+    async with aclosing(agent.run("fix the failing test")) as stream:
+        async for event in stream:
+            if isinstance(event, ToolStarted) and " -k " in event.call.arguments:
+                (project / "cart.py").write_text(theirs)
+                agent.cancel()
+    assert (project / "cart.py").read_text() == theirs

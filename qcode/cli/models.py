@@ -25,7 +25,11 @@ from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntr
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
 from qcode.protocol.errors import ModelStoreError
 
-command = typer.Typer(help="List, fetch and remove the models on this machine.")
+command = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List, fetch and remove the models on this machine.",
+)
 
 
 def user_store() -> ModelStore:

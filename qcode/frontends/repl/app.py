@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from qcode.config.locations import Locations
 from qcode.config.options import RunOptions, SessionChoice
 from qcode.frontends.repl.input import PromptInput
 from qcode.frontends.repl.slash_commands import SLASH_COMMANDS, next_mode, run_command
+from qcode.frontends.repl.typing_ahead import TerminalKeys
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.events import Event, TurnFinished
 from qcode.protocol.permissions import Mode
@@ -50,6 +52,7 @@ class Repl:
         self._mode: Mode | None = None
         self._leaving = False
         self._interrupted_s = float("-inf")
+        self._keys = TerminalKeys()
 
     # What the /commands see.
 
@@ -76,7 +79,7 @@ class Repl:
 
     def new_session(self) -> None:
         self._agent = None
-        self._options = self._options_with(SessionChoice())
+        self._options = replace(self._options, session=SessionChoice())
 
     def leave(self) -> None:
         self._leaving = True
@@ -92,6 +95,12 @@ class Repl:
 
     async def run(self) -> int:
         """Reads and works until the person leaves. Returns the exit code."""
+        with self._keys.kept():
+            return await self._converse()
+
+    async def _converse(self) -> int:
+        if self._options.session.kind != "new":
+            await self._open_earlier()
         while not self._leaving:
             try:
                 text = (await self._prompt.read()).strip()
@@ -118,9 +127,19 @@ class Repl:
             self._show_error(error)
             return
         self._transcript = Transcript(self._console)
-        with self._transcript, self._interrupts(agent):
+        with self._interrupts(agent), self._transcript:
             await show_turn(self._transcript, agent.run(text))
         self._transcript = None
+
+    async def _open_earlier(self) -> None:
+        try:
+            agent = await self._ready_agent()
+        except QcodeError as error:
+            self._show_error(error)
+            self._options = replace(self._options, session=SessionChoice())
+            return
+        if agent.session.title:
+            self._say(f"Going on with: {agent.session.title}")
 
     async def _ready_agent(self) -> Agent:
         if self._agent is None:
@@ -173,15 +192,11 @@ class Repl:
         if self._transcript is not None:
             self._transcript.pause()
         self._console.show_cursor(True)
+        self._keys.restore()
 
     async def close(self) -> None:
         if self._agent is not None:
             await self._agent.backend.aclose()
-
-    def _options_with(self, session: SessionChoice) -> RunOptions:
-        from dataclasses import replace
-
-        return replace(self._options, session=session)
 
     def _say(self, text: str) -> None:
         if text:

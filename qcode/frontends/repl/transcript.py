@@ -151,13 +151,14 @@ class Transcript:
     def _show_text(self, text: str) -> None:
         self._tokens += 1
         self._set_activity("writing")
-        for block in self._markdown.feed(printable(text)):
-            self._print(Markdown(block))
+        # Cleaned block by block: an escape sequence may come in pieces.
+        for block in self._markdown.feed(text):
+            self._print(Markdown(printable(block)))
 
     def _flush_text(self) -> None:
         rest = self._markdown.finish()
         if rest.strip():
-            self._print(Markdown(rest))
+            self._print(Markdown(printable(rest)))
 
     def _show_tool(self, event: ToolFinished) -> None:
         result = event.result
@@ -204,7 +205,7 @@ class Transcript:
 
     def _live_region(self) -> RenderableType:
         width = self._console.width
-        lines = (self._markdown.tail or printable(self._tail)).splitlines()
+        lines = printable(self._markdown.tail or self._tail).splitlines()
         grid = Table.grid()
         for line in lines[-LIVE_LINES:]:
             grid.add_row(Text(line[: width - 1], "dim", no_wrap=True, overflow="crop"))

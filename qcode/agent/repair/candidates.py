@@ -23,6 +23,7 @@ from qcode.agent.repair.answers import (
     read_definition,
     read_search_replace,
 )
+from qcode.agent.repair.blocks import blocks_of
 from qcode.agent.repair.definitions import Definition
 from qcode.agent.repair.grammars import definition_grammar, search_replace_grammar
 from qcode.agent.repair.overfitting import special_cases
@@ -33,7 +34,7 @@ from qcode.protocol.chunks import Completed, TokenChoice
 from qcode.protocol.messages import UserMessage
 from qcode.protocol.sampling import SamplingParams
 
-MAX_FUNCTION_LINES = 40  # longer definitions are changed by SEARCH/REPLACE
+MAX_FUNCTION_LINES = 40  # of longer ones the blocks are targets
 MAX_TARGETS = 4
 MIN_RUNNER_UP = 0.02  # less likely tokens are not worth a test run
 SAMPLE_TEMPERATURE = 0.8
@@ -41,6 +42,7 @@ MAX_SAMPLES = 8
 
 # The promise of what is not a branch, on the scale of a runner-up's probability.
 GREEDY = 1.0
+SHORT_TARGET = 0.30  # an assignment or a block costs a few tokens
 SINGLE_TARGET = 0.15
 SAMPLE = 0.12
 OTHER_FORM = 0.10
@@ -146,10 +148,11 @@ class CandidateSearch:
         chosen = proposal.target if proposal else ""
         others = [item for item in attempt.targets if item.qualified != chosen]
         for number, target in enumerate(others):
-            self._push(SINGLE_TARGET * LATER**number, Attempt(form=attempt.form, targets=(target,)))
+            promise = SINGLE_TARGET if target.kind == "function" else SHORT_TARGET
+            self._push(promise * LATER**number, Attempt(form=attempt.form, targets=(target,)))
 
     def _forms(self) -> list[tuple[Form, tuple[Definition, ...]]]:
-        targets = rewritable(self._prompt.shown)
+        targets = rewritable(self._prompt.shown, frozenset(_WORD.findall(self._test_source)))
         if not self._model.constrains:
             return [("plain", targets or self._prompt.shown)]
         forms: list[tuple[Form, tuple[Definition, ...]]] = []
@@ -172,7 +175,7 @@ class CandidateSearch:
             )
         return ChatRequest(
             system=SYSTEM,
-            messages=(UserMessage(content=self._prompt.text),),
+            messages=(UserMessage(content=f"{self._prompt.text}\n{_instruction(attempt)}"),),
             sampling=SamplingParams(
                 temperature=0.0 if greedy else SAMPLE_TEMPERATURE,
                 top_p=1.0 if greedy else 0.95,
@@ -216,6 +219,18 @@ class CandidateSearch:
             written += choice.text
 
 
+def _instruction(attempt: Attempt) -> str:
+    """Comes last, so that the forms share the cached prompt before it."""
+    if attempt.form == "search_replace":
+        return "Find the bug. Answer with one SEARCH/REPLACE block that changes the wrong line."
+    if any(item.kind == "block" for item in attempt.targets):
+        return "Find the bug. Answer with the corrected statement only, in one code block."
+    paths = list(dict.fromkeys(item.path for item in attempt.targets))
+    where = f" in {paths[0]}" if len(paths) == 1 else ""
+    return f"Find the bug{where}. Answer with the corrected function only, in one code block."
+
+
+_WORD = re.compile(r"\w+")
 _COMMENT = re.compile(r"(?:^|\s)(?:#|//)")
 
 
@@ -236,10 +251,15 @@ def worth_branching(choice: TokenChoice, written: str, attempt: Attempt) -> bool
     return not _COMMENT.search(line) and written.count('"""') % 2 == 0
 
 
-def rewritable(shown: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Targets short enough to be written whole; of those with the same header the first."""
+def rewritable(
+    shown: Sequence[Definition], evidence: frozenset[str] = frozenset()
+) -> tuple[Definition, ...]:
+    """Targets short enough to be written whole: definitions, and the blocks of long functions; of
+    those with the same header the first."""
     distinct: dict[str, Definition] = {}
     for item in shown:
-        if item.num_lines <= MAX_FUNCTION_LINES and language_of(item.path):
-            distinct.setdefault(item.header, item)
+        short = item.num_lines <= MAX_FUNCTION_LINES
+        parts = (item,) if short else blocks_of(item, evidence)
+        for part in parts if language_of(item.path) else ():
+            distinct.setdefault(part.header, part)
     return tuple(distinct.values())[:MAX_TARGETS]

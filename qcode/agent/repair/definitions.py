@@ -14,13 +14,14 @@ class Definition:
     """Lines `start` to `end` (from 1, inclusive) of the file at `path`.
 
     `header` is how its first line begins, indentation included, up to the point where the rest is
-    free: `def name(`, `NAME =`. `calls` are the names that are called or read inside.
+    free: `def name(`, `NAME =`. A block is a compound statement inside a function. `calls` are the
+    names that are called or read inside.
     """
 
     path: str
     name: str
     qualified: str
-    kind: Literal["function", "assignment"]
+    kind: Literal["function", "assignment", "block"]
     header: str
     start: int
     end: int

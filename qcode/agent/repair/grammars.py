@@ -8,6 +8,7 @@ into the next function.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from qcode.agent.repair.definitions import Definition
@@ -41,7 +42,9 @@ def _body(definition: Definition) -> str:
     if language_of(definition.path) != "python":
         return rf"({deeper})* /{indent}\}}[^\n]*\n/"
     closing = rf"/{indent}[\)\]\}}][^\n]*\n/"
-    return f"({deeper} | {closing}){'+' if definition.kind == 'function' else '*'}"
+    if definition.kind == "block":
+        closing = rf"/{indent}(elif |else:|except|finally:)[^\n]*\n/"
+    return f"({deeper} | {closing}){'*' if definition.kind == 'assignment' else '+'}"
 
 
 def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> str:
@@ -54,10 +57,13 @@ def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> st
     blocks: list[str] = []
     for file_number, (path, numbered) in enumerate(lines.items()):
         pairs = list(numbered)
+        prose = _prose(pairs)
+        if not any(text.strip() for number, text in pairs if number not in prose):
+            prose = set()
         literals = {number: _literal(text + "\n") for number, text in pairs}
         starts = []
         for number, text in pairs:
-            if not text.strip():
+            if number in prose or not text.strip():
                 continue
             rule = f"f{file_number}l{number}"
             starts.append(rule)
@@ -79,6 +85,24 @@ def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> st
         )
         + "\n"
     )
+
+
+_PROSE = re.compile(r"""\s*(?:#|//|/?\*|@|(?:async\s+)?def\b|class\b|["\'])""")
+_DOCSTRING = re.compile(r"""\s*(?:\"{3}|'{3})""")
+_TRIPLE = re.compile(r'"""|\'\'\'')
+
+
+def _prose(pairs: Iterable[tuple[int, str]]) -> set[int]:
+    """Lines where a fault is not looked for, though a search may run over them: comments,
+    docstrings, headers. A model that copies would always begin there."""
+    found: set[int] = set()
+    inside = False
+    for number, text in pairs:
+        if inside or _PROSE.match(text):
+            found.add(number)
+        if inside or _DOCSTRING.match(text):
+            inside ^= len(_TRIPLE.findall(text)) % 2 == 1
+    return found
 
 
 def _literal(text: str) -> str:

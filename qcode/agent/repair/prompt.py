@@ -41,15 +41,7 @@ def build_prompt(failure: Failure, suspects: Suspects) -> RepairPrompt:
     parts += [f"```\n{what}\n```"]
     for path in reversed(lines):  # the most suspicious file comes last
         parts += [f"{path}:\n```{language_of(path)}\n{_excerpt(lines[path])}\n```"]
-    parts += [instruction(tuple(lines))]
     return RepairPrompt(text="\n".join(parts), shown=shown, lines=lines)
-
-
-def instruction(paths: tuple[str, ...]) -> str:
-    """One wording for every form of answer, so that the cached prompt serves them all; the form
-    itself is the grammar's business."""
-    where = paths[0] if len(paths) == 1 else "the code above"
-    return f"Find the bug in {where}. Answer with the corrected function only, in one code block."
 
 
 def visible_lines(suspects: Suspects, room: int) -> dict[str, tuple[tuple[int, str], ...]]:

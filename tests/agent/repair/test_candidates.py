@@ -200,7 +200,11 @@ async def test_samples_differ_by_seed_and_every_form_and_target_gets_its_turn() 
 async def test_one_prompt_for_all_candidates() -> None:
     model = Model(lambda request: answer("nothing"))
     await search(model, "double", "half")
-    assert len({request.messages for request in model.requests}) == 1
+    contents = {
+        message.content for r in model.requests for message in r.messages if message.role == "user"
+    }
+    assert len(contents) == 2  # one ending for each form
+    assert all(content.startswith("fix\nFind the bug") for content in contents)
     assert len({request.system for request in model.requests}) == 1
 
 
@@ -214,7 +218,7 @@ async def test_a_model_that_does_not_constrain_is_asked_plainly() -> None:
 
 async def test_a_long_function_is_changed_by_search_and_replace() -> None:
     body = "".join(f"    x += {number}\n" for number in range(60))
-    text = f"def long(x):\n{body}    return x\n"
+    text = f"def long(x):\n{body}    return x\n"  # no blocks in it
     (definition,) = find_definitions("maths.py", text, "python")
     long = RepairPrompt(
         text="fix",
@@ -228,3 +232,30 @@ async def test_a_long_function_is_changed_by_search_and_replace() -> None:
     )
     candidates = [candidate async for candidate in found.candidates()]
     assert [item.proposal.after for item in candidates] == [text.replace("+= 59", "+= 60")]
+
+
+async def test_the_blocks_of_a_long_function_are_targets_those_of_the_test_first() -> None:
+    filler = "".join(f"    x += {number}\n" for number in range(60))
+    loop = "    for a in x:\n        x += a\n"
+    choice = '    if name == "right":\n        x = 1\n    else:\n        x = 2\n'
+    text = f"def long(x, name):\n{filler}{loop}{choice}    return x\n"
+    (definition,) = find_definitions("maths.py", text, "python")
+    shown = RepairPrompt(
+        text="fix",
+        shown=(definition,),
+        lines={"maths.py": tuple(enumerate(text.splitlines(), start=1))},
+    )
+    model = Model(lambda request: answer(f"```python\n{choice.replace('x = 1', 'x = 3')}```"))
+    found = CandidateSearch(
+        prompt=shown,
+        files={"maths.py": text},
+        test_source='assert long(1, "right") == 3',
+        model=SMALL,
+        ask=model.ask,
+    )
+    candidates = [candidate async for candidate in found.candidates()]
+    assert candidates[0].proposal.after == text.replace("x = 1\n", "x = 3\n")
+    assert candidates[0].proposal.target == "long, line 64"
+    assert model.requests[0].answer is not None
+    grammar = model.requests[0].answer.grammar or ""
+    assert grammar.index('"    if name') < grammar.index('"    for a')

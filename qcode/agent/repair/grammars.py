@@ -87,7 +87,7 @@ def search_replace_grammar(lines: Mapping[str, Iterable[tuple[int, str]]]) -> st
     )
 
 
-_PROSE = re.compile(r"""\s*(?:#|//|/?\*|@|(?:async\s+)?def\b|class\b|["\'])""")
+_PROSE = re.compile(r"\s*(?:#|//|/?\*|@|(?:async\s+)?def\b|class\b)")
 _DOCSTRING = re.compile(r"""\s*(?:\"{3}|'{3})""")
 _TRIPLE = re.compile(r'"""|\'\'\'')
 
@@ -98,9 +98,10 @@ def _prose(pairs: Iterable[tuple[int, str]]) -> set[int]:
     found: set[int] = set()
     inside = False
     for number, text in pairs:
-        if inside or _PROSE.match(text):
+        docstring = inside or bool(_DOCSTRING.match(text))
+        if docstring or _PROSE.match(text):
             found.add(number)
-        if inside or _DOCSTRING.match(text):
+        if docstring:
             inside ^= len(_TRIPLE.findall(text)) % 2 == 1
     return found
 

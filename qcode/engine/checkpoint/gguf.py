@@ -113,6 +113,11 @@ class GgufFile:
         tensor = self.tensors[name]
         return self._file.view(tensor.offset, tensor.num_bytes)
 
+    def release(self, name: str) -> None:
+        """Let go of the memory behind a tensor whose bytes have been copied elsewhere."""
+        tensor = self.tensors[name]
+        self._file.release(tensor.offset, tensor.num_bytes)
+
 
 def _parse(file: MappedFile) -> tuple[Mapping[str, MetadataValue], Mapping[str, GgufTensor]]:
     reader = _Reader(file)

@@ -49,3 +49,15 @@ class MappedFile:
         if self.buffer.size() < self.size:
             raise CheckpointError(f"{self.path}: the file was cut short while in use")
         return self._bytes[offset : offset + num_bytes]
+
+    def release(self, offset: int, num_bytes: int) -> None:
+        """Give back the memory of bytes that are not needed soon; reading them again is slower.
+
+        Only whole pages inside the range go, so that neighbours keep theirs.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (offset + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end:
+            self.buffer.madvise(mmap.MADV_DONTNEED, start, end - start)

@@ -14,6 +14,7 @@ from qcode.engine.checkpoint.gguf import MAGIC, GgufFile
 from qcode.engine.checkpoint.json_file import read_json
 from qcode.engine.checkpoint.names import fused_experts, gguf_name, one_expert, stacked_experts
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
+from qcode.engine.kernels.packed_weight import PackedWeight
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.quantization.ggml import (
     FLOAT_DTYPES,
@@ -76,7 +77,7 @@ def open_checkpoint(
 
 
 class GgufCheckpoint:
-    """A GGUF file; packed weights stay views of it."""
+    """A GGUF file. Weights the kernels cannot repack stay views of it."""
 
     def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.path = path
@@ -90,7 +91,9 @@ class GgufCheckpoint:
         raw, ggml_type = self._raw(name, shape)
         if checked_type(ggml_type) in FLOAT_DTYPES:
             return DenseWeight(self.tensor(name, shape))
-        return ggml_weight(raw, ggml_type, shape)
+        weight = ggml_weight(raw, ggml_type, shape)
+        self._release_if_packed(name, weight)
+        return weight
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         raw, ggml_type = self._raw(name, shape)
@@ -100,7 +103,14 @@ class GgufCheckpoint:
         raw, ggml_type = self._raw(name, shape)
         if checked_type(ggml_type) in FLOAT_DTYPES:
             return [DenseWeight(expert) for expert in self.tensor(name, shape)]
-        return expert_weights(raw, ggml_type, shape)
+        weights = expert_weights(raw, ggml_type, shape)
+        self._release_if_packed(name, weights[0])
+        return weights
+
+    def _release_if_packed(self, name: str, weight: Weight) -> None:
+        # A packed weight is a copy; without this the file would stay in memory beside it.
+        if isinstance(weight, PackedWeight):
+            self.file.release(gguf_name(name))
 
     def _raw(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, int]:
         stored = gguf_name(name)

@@ -14,7 +14,10 @@ from qcode.engine.block_pool import BlockCopy, BlockPool
 from qcode.engine.sequence import RequestId, Sequence
 
 MIN_CHUNK_TOKENS = 32
-FIRST_CHUNK_TOKENS = 64
+"""Fewer tokens take little less time: reading the weights is then most of the work."""
+
+MIN_LONE_CHUNK_TOKENS = 128
+"""Where only an abort waits for the chunk, smaller ones would cost more speed than they save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,12 @@ class ChunkSizer:
 
     def num_tokens(self, *, shared: bool) -> int:
         """A quarter of the time where the chunk delays sequences that are being answered."""
+        smallest = MIN_CHUNK_TOKENS if shared else MIN_LONE_CHUNK_TOKENS
         if self._tokens_per_s is None:
-            return min(FIRST_CHUNK_TOKENS, self._max_tokens)
+            return min(smallest, self._max_tokens)
         wanted = self._tokens_per_s * self._target_s * (0.25 if shared else 1.0)
         rounded = int(wanted) // MIN_CHUNK_TOKENS * MIN_CHUNK_TOKENS
-        return min(max(rounded, MIN_CHUNK_TOKENS), self._max_tokens)
+        return min(max(rounded, smallest), self._max_tokens)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         # Small batches say little about the speed of large ones.

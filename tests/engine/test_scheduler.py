@@ -109,7 +109,7 @@ def test_every_request_gets_done(prompts: list[int], num_blocks: int, max_sequen
 
 def test_chunks_grow_to_what_the_machine_reads_in_time() -> None:
     chunks = ChunkSizer(max_tokens=512, target_s=1)
-    assert chunks.num_tokens(shared=False) == 64
+    assert chunks.num_tokens(shared=False) == 128
 
     chunks.observe(64, seconds=0.25)
 
@@ -125,3 +125,4 @@ def test_chunks_shrink_on_a_slow_machine_but_not_to_nothing() -> None:
     chunks.observe(1, seconds=0.001)
 
     assert chunks.num_tokens(shared=True) == 32
+    assert chunks.num_tokens(shared=False) == 128

@@ -23,7 +23,12 @@ from rich.table import Table
 from qcode.config.locations import Locations
 from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
+from qcode.protocol.backends import ChatRequest
+from qcode.protocol.chunks import ReasoningDelta, TextDelta
 from qcode.protocol.errors import ModelStoreError
+from qcode.protocol.messages import UserMessage
+from qcode.protocol.sampling import SamplingParams
+from qcode.sandbox.terminal_text import printable
 
 command = typer.Typer(
     add_completion=False,
@@ -144,7 +149,11 @@ def info(
         "layers": config.num_layers,
         "context_window": config.context_window,
         "bytes": _bytes_on_disk(path),
-        "kv_bytes_per_token": 2 * 2 * config.num_layers * config.num_key_value_heads * config.head_dim,
+        "kv_bytes_per_token": 2
+        * 2
+        * config.num_layers
+        * config.num_key_value_heads
+        * config.head_dim,
     }
     if as_json:
         print(json.dumps(facts, indent=1))
@@ -152,6 +161,39 @@ def info(
     for key, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         print(f"{key.replace('_', ' '):<20} {shown}")
+
+
+@command.command("run")
+def run_model(
+    name: Annotated[str, typer.Argument(help="An installed model, or a path.")],
+    prompt: Annotated[str, typer.Argument(help="What to say to it.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="0 is greedy; the model's own if not given.")
+    ] = None,
+) -> None:
+    """Ask a model one thing, with no agent and no tools around it."""
+    import asyncio
+
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    request = ChatRequest(system="", messages=(UserMessage(content=prompt),), sampling=sampling)
+    asyncio.run(_print_answer(_installed_path(name), name, request))
+
+
+async def _print_answer(path: Path, name: str, request: ChatRequest) -> None:
+    from contextlib import aclosing
+
+    from qcode.backends.local import LocalBackend
+
+    backend = LocalBackend(path, name=name)
+    try:
+        async with aclosing(backend.stream(request)) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, TextDelta | ReasoningDelta):
+                    print(printable(chunk.text), end="", flush=True)
+        print()
+    finally:
+        await backend.aclose()
 
 
 @command.command()

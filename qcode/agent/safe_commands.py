@@ -19,7 +19,8 @@ _WRAPPERS = frozenset(
         "env", "sudo", "doas", "timeout", "nice", "ionice", "nohup", "time", "stdbuf", "setsid",
         "command", "builtin", "exec", "xargs", "busybox", "script", "flock", "watch", "parallel",
         "strace", "ltrace", "ssh", "su", "runuser", "chroot", "unshare", "nsenter", "fd", "fdfind",
-        "chronic", "unbuffer", "taskset", "chrt", "sh", "bash", "dash", "zsh", "ksh", "caffeinate", "coproc",
+        "chronic", "unbuffer", "taskset", "chrt", "caffeinate", "coproc",
+        "sh", "bash", "dash", "zsh", "ksh",
     }
 )  # fmt: skip
 _FIND_RUNS = frozenset({"-exec", "-execdir", "-ok", "-okdir"})

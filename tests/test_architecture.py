@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_import_contracts_hold() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_contract_on_the_engine_names_every_module_of_it() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    [named] = [set(c["source_modules"]) for c in contracts if c["name"].startswith("the engine")]
+    modules = {
+        f"qcode.engine.{path.relative_to(PACKAGE / 'engine').parts[0].removesuffix('.py')}"
+        for path in MODULES
+        if path.is_relative_to(PACKAGE / "engine")
+    }
+    assert named == modules - {"qcode.engine.chat", "qcode.engine.__init__"}
 
 
 @pytest.mark.parametrize("name", CAPPED)

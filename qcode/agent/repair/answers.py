@@ -105,6 +105,18 @@ def _proposal(
     return Proposal(path=path, target=target, before=text, after=changed, old=old, new=new)
 
 
+def undone(proposal: Proposal, text: str) -> Proposal:
+    """The way back, from a text in which the proposal's `new` occurs once."""
+    return Proposal(
+        path=proposal.path,
+        target=proposal.target,
+        before=text,
+        after=text.replace(proposal.new, proposal.old),
+        old=proposal.new,
+        new=proposal.old,
+    )
+
+
 def changes_nothing(proposal: Proposal) -> bool:
     """True where the program is the same: comments and layout do not count in Python."""
     if language_of(proposal.path) == "python":

@@ -52,7 +52,8 @@ class FailureFirst:
         else:
             runner = runner_of(command)
         if runner is not None:
-            only = runner.only(self._goal.test) if self._goal.test else runner.suite
+            paths = await asyncio.to_thread(self._project.paths)
+            only = runner.named(self._goal.test, paths) if self._goal.test else runner.suite
             # Where it is not allowed, the model reads the refusal and leads on without it.
             with contextlib.suppress(TaskNotDone):
                 await Trial(turn, self._project).run(only, timeout_s=FIRST_RUN_LIMIT_S)

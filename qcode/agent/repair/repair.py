@@ -15,6 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcode.agent.repair.answers import Proposal, undone
 from qcode.agent.repair.candidates import Candidate, CandidateSearch, Outcome
 from qcode.agent.repair.discovery import discover_runners
 from qcode.agent.repair.failure import Failure, TestReport
@@ -94,29 +95,49 @@ class _Repair:
         self._budget = budget
         self._turn = turn
         self._trial = trial
-        self._fixed: list[str] = []
+        self._kept: list[Proposal] = []
         self._num_tried = 0
 
     async def run(self) -> TurnOutcome:
         runner, judge, run = await self._show_failure()
         if run.passed:
             return self._finish(f"`{judge.last_command}` passes already: nothing to fix.", judge)
-        report: TestReport | None = runner.report(run.output)
-        tried: set[str] = set()
-        while report is not None:
-            failure = next((item for item in report.failures if item.test not in tried), None)
+        first = runner.report(run.output)
+        report: TestReport | None = first
+        unsolved: dict[str, Failure] = {}
+        while report is not None and not self._is_what_was_asked(first, report):
+            failure = next((item for item in report.failures if item.test not in unsolved), None)
             if failure is None:
-                return self._not_done(report, judge)
-            tried.add(failure.test)
+                await self._take_back_what_touches(unsolved)
+                return self._not_done(report if self._kept else first, judge)
             verdict = await self._repair(failure, judge)
             if verdict.fixed:
                 report = verdict.remaining
-        changed = ", ".join(self._fixed)
-        return self._finish(
-            f"Fixed: {changed}. `{judge.last_command}` passes now, after "
-            f"{self._num_tried} tried change{'s' if self._num_tried != 1 else ''}.",
-            judge,
+            else:
+                unsolved[failure.test] = failure
+        return self._finish(self._success(report, judge), judge)
+
+    def _is_what_was_asked(self, first: TestReport, now: TestReport) -> bool:
+        """The test that the person named passes; what else failed before is not their question."""
+        return (
+            self._goal.test is not None
+            and bool(self._kept)
+            and first.failing.isdisjoint(now.failing)
         )
+
+    async def _take_back_what_touches(self, unsolved: dict[str, Failure]) -> None:
+        """Undoes a kept change in code that a failing test still runs through: it made one test
+        pass and was probably wrong."""
+        for failure in unsolved.values():
+            suspects = await asyncio.to_thread(find_suspects, failure, self._project)
+            reached = {(item.path, item.qualified) for item in suspects.ranked}
+            for proposal in [p for p in self._kept if (p.path, p.target) in reached]:
+                text = suspects.files[proposal.path]
+                if text.count(proposal.new) == 1:
+                    await self._trial.apply(undone(proposal, text))
+                    self._trial.keep()
+                    self._kept.remove(proposal)
+                    self._say(f"Took back {_named(proposal)}: {failure.test} still fails.")
 
     async def _show_failure(self) -> tuple[TestRunner, Judge, CommandRun]:
         """Runs what fails, by the first runner that is installed."""
@@ -129,9 +150,10 @@ class _Repair:
                 "No tests were found in this directory.",
                 hint="Name the command that fails in the prompt: make `COMMAND` pass.",
             )
+        paths = await asyncio.to_thread(self._project.paths)
         for number, runner in enumerate(runners, start=1):
             judge = Judge(self._trial, runner)
-            command = runner.only(self._goal.test) if self._goal.test else runner.suite
+            command = runner.named(self._goal.test, paths) if self._goal.test else runner.suite
             run = await judge.first_run(command)
             missing = "No module named pytest" in run.output
             if not missing or number == len(runners):
@@ -158,9 +180,7 @@ class _Repair:
                     verdict = await judge.verdict(failure, candidate.proposal)
                     if verdict.fixed:
                         self._trial.keep()
-                        self._fixed.append(
-                            f"{candidate.proposal.target} in {candidate.proposal.path}"
-                        )
+                        self._kept.append(candidate.proposal)
                         return verdict
                     self._trial.restore()
                     self._say(f"That was not it; {candidate.proposal.path} is as it was.")
@@ -175,7 +195,7 @@ class _Repair:
         prompt: RepairPrompt,
     ) -> AsyncGenerator[Candidate, None]:
         """What the interpreter suggests, then what the model answers, within the budget."""
-        for proposal in await asyncio.to_thread(quick_fixes, failure, self._project):
+        for proposal in await asyncio.to_thread(quick_fixes, failure, suspects, self._project):
             yield Candidate(proposal=proposal, origin="message")
         clock = _Clock(self._budget)
 
@@ -220,6 +240,14 @@ class _Repair:
     def _say(self, text: str, level: str = "info") -> None:
         self._turn.emit(Notice(text=text, level="warning" if level == "warning" else "info"))
 
+    def _success(self, remaining: TestReport | None, judge: Judge) -> str:
+        fixed = ", ".join(map(_named, self._kept))
+        tried = f"{self._num_tried} tried change{'s' if self._num_tried != 1 else ''}"
+        if remaining is None:
+            return f"Fixed: {fixed}. `{judge.last_command}` passes now, after {tried}."
+        others = ", ".join(sorted(remaining.failing)[:3])
+        return f"Fixed: {fixed}, after {tried}. Failing before and still: {others}."
+
     def _finish(self, text: str, judge: Judge) -> TurnOutcome:
         self._turn.add(_closing(text))
         verified = 0 if self._verify is not None and judge.last_command == self._verify else None
@@ -227,9 +255,9 @@ class _Repair:
 
     def _not_done(self, report: TestReport, judge: Judge) -> TurnOutcome:
         remaining = ", ".join(sorted(report.failing)[:3]) or f"`{judge.last_command}`"
-        if self._fixed:
+        if self._kept:
             text = (
-                f"Fixed: {', '.join(self._fixed)}. Still failing: {remaining}; "
+                f"Fixed: {', '.join(map(_named, self._kept))}. Still failing: {remaining}; "
                 "for that no change was found, and nothing else was changed."
             )
         else:
@@ -266,6 +294,10 @@ class _Clock:
         self.num_answers += 1
         if self._first_answer is None:
             self._first_answer = time.monotonic()
+
+
+def _named(proposal: Proposal) -> str:
+    return f"{proposal.target} in {proposal.path}"
 
 
 def _closing(text: str) -> AssistantMessage:

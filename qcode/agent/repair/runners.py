@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,23 @@ class TestRunner:
             return f"{self.suite} {shlex.quote(test)}"
         if self.kind == "unittest":
             return f"{self.suite} -k {shlex.quote('.'.join(test.split('.')[-2:]))}"
+        return self.suite
+
+    def named(self, test: str, paths: Iterable[str]) -> str:
+        """The command line for a test as a person names it: a file (its directory may be left
+        out), `file::test`, or the name of a test function."""
+        file, _, inside = test.partition("::")
+        path = next((item for item in paths if f"/{item}".endswith(f"/{file}")), None)
+        if not self.selects:
+            return self.suite
+        if self.kind == "pytest":
+            if path is None:
+                return f"{self.suite} -k {shlex.quote(file)}"
+            return f"{self.suite} {shlex.quote(f'{path}::{inside}' if inside else path)}"
+        if self.kind == "unittest":
+            stem = file.rpartition("/")[2].removesuffix(".py")
+            name = inside.replace("::", ".") if inside else stem
+            return f"{self.suite} -k {shlex.quote(name)}"
         return self.suite
 
     def report(self, output: str) -> TestReport:

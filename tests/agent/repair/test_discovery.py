@@ -8,7 +8,7 @@ import pytest
 from qcode.agent.repair.discovery import discover_runners
 from qcode.agent.repair.failure import Failure, Frame
 from qcode.agent.repair.project_files import ProjectFiles
-from qcode.agent.repair.quick_fixes import quick_fixes, with_import
+from qcode.agent.repair.quick_fixes import missing_imports, with_import
 from qcode.agent.repair.runners import TestRunner, runner_of
 
 UNITTEST = "import unittest\n\n\nclass A(unittest.TestCase):\n    def test_a(self): pass\n"
@@ -146,5 +146,27 @@ def test_undefined_names_that_are_modules(tmp_path: Path, name: str, fixed: bool
         text=f"NameError: name '{name}' is not defined",
         frames=(Frame(path=str(tmp_path / "a.py"), line=2, function="mean"),),
     )
-    proposals = quick_fixes(failure, ProjectFiles(tmp_path))
+    proposals = missing_imports(failure, ProjectFiles(tmp_path))
     assert [item.after.startswith(f"import {name}\n") for item in proposals] == [True] * fixed
+
+
+@pytest.mark.parametrize(
+    ("kind", "test", "expected"),
+    [
+        ("pytest", "test_b", "run -k test_b"),
+        ("pytest", "test_a.py", "run tests/test_a.py"),
+        ("pytest", "tests/test_a.py::T::test_b", "run tests/test_a.py::T::test_b"),
+        ("pytest", "tests/gone.py::test_b", "run -k tests/gone.py"),
+        ("unittest", "test_b", "run -k test_b"),
+        ("unittest", "tests/test_a.py", "run -k test_a"),
+        ("unittest", "tests/test_a.py::T::test_b", "run -k T.test_b"),
+        ("node", "test_b", "run"),
+    ],
+)
+def test_tests_as_a_person_names_them(kind: str, test: str, expected: str) -> None:
+    kinds: dict[str, TestRunner] = {
+        "pytest": TestRunner(kind="pytest", suite="run", selects=True),
+        "unittest": TestRunner(kind="unittest", suite="run", selects=True),
+        "node": TestRunner(kind="node", suite="run"),
+    }
+    assert kinds[kind].named(test, ["a.py", "tests/test_a.py"]) == expected

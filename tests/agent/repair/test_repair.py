@@ -392,3 +392,44 @@ async def test_what_a_person_writes_meanwhile_is_not_lost(project: Path) -> None
                 (project / "cart.py").write_text(theirs)
                 agent.cancel()
     assert (project / "cart.py").read_text() == theirs
+
+
+async def test_a_named_test_is_all_that_is_repaired(project: Path) -> None:
+    (project / "cart.py").write_text(CART.replace("len(prices)", "len(prices) + 1"))
+    agent = agent_for(project, Model(FIX))
+    _, finished = await play(agent, "test_total fails, fix it")
+    assert finished.reason == "completed"
+    assert "Failing before and still: test_cart.CartTest.test_count" in finished.text
+    assert (project / "cart.py").read_text() == CART.replace("price +", "price -").replace(
+        "len(prices)", "len(prices) + 1"
+    )
+
+
+async def test_a_constant_that_the_test_found_wrong_needs_no_model(tmp_path: Path) -> None:
+    (tmp_path / "retry.py").write_text(
+        "LONGEST = 3.5\n\n\ndef wait(n):\n    return min(2.0**n, LONGEST)\n"
+    )
+    (tmp_path / "test_retry.py").write_text(
+        "import unittest\nfrom retry import wait\n\n\nclass WaitTest(unittest.TestCase):\n"
+        "    def test_limit(self):\n        self.assertEqual(wait(20), 30.0)\n"
+    )
+    model = Model(COPY)
+    _, finished = await play(agent_for(tmp_path, model))
+    assert finished.reason == "completed"
+    assert (tmp_path / "retry.py").read_text().startswith("LONGEST = 30.0\n")
+    assert model.requests == []
+
+
+async def test_a_change_is_taken_back_where_its_code_still_fails_another_test(
+    project: Path,
+) -> None:
+    (project / "test_cart.py").write_text(
+        TESTS
+        + "\n    def test_zero(self):\n        self.assertEqual(total([30], percent=50), 15)\n"
+    )
+    lucky = COPY.replace("price + price * percent / 100", "price - 2")
+    agent = agent_for(project, Model(lucky), budget=RepairBudget(max_answers=2))
+    _, finished = await play(agent)
+    assert finished.reason == "failed"
+    assert (project / "cart.py").read_text() == CART
+    assert "The files are as they were." in finished.text

@@ -49,6 +49,8 @@ def open_agent(
         tell(notice)
     session = open_session(options.session, project=options.cwd)
     backend = create_backend(loaded.settings, obtain=obtain)
+    if backend.model.local and not _has_compiled_kernels():
+        tell("The engine runs without compiled kernels, several times slower: see qcode doctor.")
     return create_agent(
         loaded.settings,
         approver=approver,
@@ -57,6 +59,12 @@ def open_agent(
         backend=backend,
         tell=tell,
     )
+
+
+def _has_compiled_kernels() -> bool:
+    from qcode.engine.kernels import library
+
+    return library.installed() is not None
 
 
 def load_settings(options: RunOptions) -> LoadedSettings:

@@ -18,7 +18,7 @@ from qcode.agent.tool_calls import Origin, ToolCallRunner, max_content_chars
 from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
 from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
-from qcode.protocol.events import Event, MessageAdded, Notice, StepStarted, TurnReason
+from qcode.protocol.events import DraftDelta, Event, MessageAdded, Notice, StepStarted, TurnReason
 from qcode.protocol.messages import AssistantMessage, Message, Usage, UserMessage
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import Tool, ToolResult, ToolSpec
@@ -114,8 +114,8 @@ class TurnContext:
         )
 
     async def stream(self, request: ChatRequest, *, show: bool = True) -> Completed:
-        """One step: asks the model, forwards what it sends as events (`show` False: all but the
-        answer's own deltas), counts usage. The answer is not added to history.
+        """One step: asks the model, forwards what it sends as events (`show` False: its text as a
+        draft), counts usage. The answer is not added to history.
 
         An answer that repeats itself without end is cut: its stop reason is then "error". Raises
         `LimitReached`, `BackendError`, `EngineError`.
@@ -135,6 +135,8 @@ class TurnContext:
                     partial.clear()
                 if show or not isinstance(chunk, TextDelta | ReasoningDelta):
                     self.emit(chunk)
+                elif isinstance(chunk, TextDelta):
+                    self.emit(DraftDelta(text=chunk.text))
                 if partial.feed(chunk):
                     self.partial = None
                     return Completed(message=partial.message("error"))

@@ -19,6 +19,7 @@ from qcode.protocol.chunks import (
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.events import (
     ContextCompacted,
+    DraftDelta,
     Event,
     MessageAdded,
     Notice,
@@ -59,7 +60,7 @@ class Progress:
                 self._live_line(
                     f"reading the prompt: {event.done_tokens:,} of {event.total_tokens:,} tokens"
                 )
-            case TextDelta() | ReasoningDelta() | ToolCallDelta():
+            case TextDelta() | ReasoningDelta() | ToolCallDelta() | DraftDelta():
                 self._num_deltas += 1
                 kind = "thinking" if isinstance(event, ReasoningDelta) else "writing"
                 self._live_line(f"{kind}: {self._num_deltas:,}")

@@ -36,6 +36,14 @@ class StepStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftDelta:
+    """A piece of an answer that is only tried: shown while it is written, and kept nowhere."""
+
+    text: str
+    type: Literal["draft_delta"] = "draft_delta"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded:
     message: Message
     type: Literal["message_added"] = "message_added"
@@ -123,6 +131,7 @@ Event = (
     | TextDelta
     | ReasoningDelta
     | ToolCallDelta
+    | DraftDelta
     | Retrying
     | MessageAdded
     | ToolStarted

@@ -29,6 +29,7 @@ from qcode.protocol.events import (
     ApprovalRequested,
     ApprovalResolved,
     ContextCompacted,
+    DraftDelta,
     Event,
     MessageAdded,
     Notice,
@@ -108,6 +109,10 @@ class Transcript:
         match event:
             case TextDelta(text=text):
                 self._show_text(text)
+            case DraftDelta(text=text):
+                self._tokens += 1
+                self._set_activity("trying a change")
+                self._tail = (self._tail + text)[-4000:]
             case ReasoningDelta():
                 self._tokens += 1
                 self._set_activity("thinking")
@@ -137,7 +142,7 @@ class Transcript:
             case Notice(text=text, level=level):
                 self._flush_text()
                 style = "yellow" if level == "warning" else "dim"
-                self._print(Text(f"· {printable(text)}", style))
+                self._console.print(Padding(Text(f"· {printable(text)}", style), 0))
             case TurnFinished():
                 self._finish(event)
             case StepStarted():

@@ -60,7 +60,7 @@ def _python(path: str, lines: list[str], body: list[ast.stmt], scope: str) -> It
                 yield from _python(path, lines, node.body, f"{scope}{node.name}.")
             case ast.Assign(targets=[ast.Name(id=name)]):
                 yield _definition(path, lines, node, name, scope, "assignment", r".*?=")
-            case ast.AnnAssign(target=ast.Name(id=name)):
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
                 yield _definition(path, lines, node, name, scope, "assignment", r"\s*\w+\s*:")
             case ast.If() | ast.Try():
                 yield from _python(path, lines, node.body, scope)

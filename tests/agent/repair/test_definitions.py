@@ -9,6 +9,7 @@ LINE = re.compile(
     r"x"
 )
 limit: int = 3
+nothing: int
 
 
 @cached

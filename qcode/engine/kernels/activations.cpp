@@ -1,6 +1,7 @@
 #include "activations.h"
 
 #include "simd.h"
+#include "threads.h"
 
 namespace qcode {
 namespace {
@@ -37,15 +38,15 @@ ActivationBlock quantize_block(const float* x) {
 void quantize_activations(const float* x, ActivationBlock* blocks, long tokens, long columns,
                           int threads) {
     const long groups = columns / 32;
-#pragma omp parallel for num_threads(threads) if (tokens > kTileTokens) schedule(static)
-    for (long first = 0; first < tokens; first += kTileTokens) {
+    parallel_for((tokens + kTileTokens - 1) / kTileTokens, threads, [&](long tile) {
+        const long first = tile * kTileTokens;
         const long width = tokens - first < kTileTokens ? tokens - first : kTileTokens;
         ActivationBlock* panel = blocks + first * groups;
         for (long token = 0; token < width; token++)
             for (long group = 0; group < groups; group++)
                 panel[group * width + token] =
                     quantize_block(x + (first + token) * columns + 32 * group);
-    }
+    });
 }
 
 }  // namespace qcode

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "exponential.h"
+#include "threads.h"
 
 namespace qcode {
 namespace {
@@ -322,12 +323,10 @@ void attend(const Problem<Element>& problem, const int32_t* query_starts, const 
         return Softmax(partial.get() + task.partial * partial_floats, task.rows);
     };
     const long count = long(tasks.size());
-#pragma omp parallel num_threads(threads) if (count > 1)
-    {
+    share_work(count, threads, [&](Indices& indices) {
         Scratch scratch(problem.head_dim);
-#pragma omp for schedule(dynamic)
-        for (long i = count - 1; i >= 0; i--) {  // later tiles see more keys: longest first
-            const Task& task = tasks[size_t(i)];
+        for (long i; indices.next(&i);) {
+            const Task& task = tasks[size_t(count - 1 - i)];  // later tiles see more keys: longest first
             if (task.partial >= 0) {
                 run_task(problem, task, scratch, result_of(task));
             } else {
@@ -336,7 +335,7 @@ void attend(const Problem<Element>& problem, const int32_t* query_starts, const 
                 store_rows(problem, task, softmax);
             }
         }
-    }
+    });
     for (long i = 0; i < count;) {
         const Task& first = tasks[size_t(i++)];
         if (first.partial < 0) continue;

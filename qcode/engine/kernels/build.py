@@ -31,6 +31,7 @@ _FLAGS = (
     "-fPIC",
     "-shared",
     "-fvisibility-inlines-hidden",
+    "-pthread",
     # Not -ffast-math: it would change how the whole process treats denormals.
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -89,9 +90,8 @@ def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
 def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> Path:
     sources = [str(path) for path in sorted(SOURCE_DIRECTORY.glob("*.cpp"))]
     command = [compiler, *_FLAGS, *flags, *sources, "-o", str(library)]
-    error = _run([*command, "-fopenmp"])
-    # Apple's compiler has no OpenMP: the kernels then run on one thread.
-    if error and _run(command):
+    error = _run(command)
+    if error:
         raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")
     return library
 

@@ -2,12 +2,23 @@
 #include <cmath>
 
 #include "exponential.h"
+#include "threads.h"
 
 namespace qcode {
 namespace {
 
-// Below this many values a parallel region costs more than it saves.
-constexpr long kParallelValues = 32 * 1024;
+// Values for one thread at a time: below twice this many, sharing costs more than it saves.
+constexpr long kSharedValues = 16 * 1024;
+
+// `work(t)` for every token of `width` values.
+template <class Work>
+void for_each_token(long tokens, long width, int threads, const Work& work) {
+    const long share = width < kSharedValues ? kSharedValues / width : 1;
+    parallel_for((tokens + share - 1) / share, threads, [&](long index) {
+        const long first = index * share, end = first + share < tokens ? first + share : tokens;
+        for (long t = first; t < end; t++) work(t);
+    });
+}
 
 void normalize_row(const float* x, const float* weight, float* y, long width, float epsilon) {
     Floats squares = {};
@@ -44,17 +55,20 @@ extern "C" {
 // x, y [tokens, width]; weight [width].
 void qcode_rms_norm(const float* x, const float* weight, float* y, long tokens, long width,
                     float epsilon, int threads) {
-#pragma omp parallel for num_threads(threads) if (tokens * width > kParallelValues)
-    for (long t = 0; t < tokens; t++)
+    for_each_token(tokens, width, threads, [&](long t) {
         normalize_row(x + t * width, weight, y + t * width, width, epsilon);
+    });
 }
 
 // y = silu(gate) * up over `count` values.
 void qcode_silu_and_mul(const float* gate, const float* up, float* y, long count, int threads) {
     const long whole = count / kLanes * kLanes;
-#pragma omp parallel for num_threads(threads) if (count > kParallelValues)
-    for (long i = 0; i < whole; i += kLanes)
-        store(y + i, silu(load<Floats>(gate + i)) * load<Floats>(up + i));
+    parallel_for((whole + kSharedValues - 1) / kSharedValues, threads, [&](long index) {
+        const long first = index * kSharedValues;
+        const long end = first + kSharedValues < whole ? first + kSharedValues : whole;
+        for (long i = first; i < end; i += kLanes)
+            store(y + i, silu(load<Floats>(gate + i)) * load<Floats>(up + i));
+    });
     for (long i = whole; i < count; i++) y[i] = silu(floats(gate[i]))[0] * up[i];
 }
 
@@ -62,11 +76,11 @@ void qcode_silu_and_mul(const float* gate, const float* up, float* y, long count
 // cosines, sines [tokens, half].
 void qcode_rotary(const float* x, const float* cosines, const float* sines, float* y, long tokens,
                   long heads, long head_dim, long half, long stride, int threads) {
-#pragma omp parallel for num_threads(threads) if (tokens * heads * head_dim > kParallelValues)
-    for (long t = 0; t < tokens; t++)
+    for_each_token(tokens, heads * head_dim, threads, [&](long t) {
         for (long h = 0; h < heads; h++)
             rotate_head(x + t * stride + h * head_dim, cosines + t * half, sines + t * half,
                         y + (t * heads + h) * head_dim, head_dim, half);
+    });
 }
 
 }  // extern "C"

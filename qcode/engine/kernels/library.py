@@ -1,7 +1,7 @@
 """The compiled kernels, called through their C interface on the memory of tensors.
 
 Every function here takes CPU tensors and has the meaning of its namesake in `kernels.reference`.
-Loading happens on first use, after torch: both then share one OpenMP thread pool.
+Loading happens on first use. Each call takes as many threads as torch is set to.
 """
 
 import ctypes

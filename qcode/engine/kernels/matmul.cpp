@@ -8,12 +8,16 @@
 
 #include "activations.h"
 #include "formats.h"
+#include "threads.h"
 
 namespace qcode {
 namespace {
 
 // Activations of one pass over the rows, small enough to stay in the second-level cache.
 constexpr long kCachedActivationBytes = 512 * 1024;
+
+// Groups of rows that a thread takes at a time.
+constexpr long kSharedRowGroups = 4;
 
 long row_groups(long rows) { return (rows + kLanes - 1) / kLanes; }
 
@@ -92,11 +96,13 @@ void multiply(const Block* weight, const ActivationBlock* x, float* y, long toke
     const long token_bytes = groups * long(sizeof(ActivationBlock));
     const long panels_per_pass = kCachedActivationBytes / (token_bytes * kTileTokens);
     const long pass = kTileTokens * (panels_per_pass > 1 ? panels_per_pass : 1);
-#pragma omp parallel num_threads(threads)
-    for (long start = 0; start < tokens; start += pass) {
+    const long shares = (row_groups(rows) + kSharedRowGroups - 1) / kSharedRowGroups;
+    parallel_for(shares * ((tokens + pass - 1) / pass), threads, [&](long index) {
+        const long start = index / shares * pass, first_group = index % shares * kSharedRowGroups;
         const long end = start + pass < tokens ? start + pass : tokens;
-#pragma omp for schedule(dynamic, 4) nowait
-        for (long row_group = 0; row_group < row_groups(rows); row_group++) {
+        for (long row_group = first_group;
+             row_group < first_group + kSharedRowGroups && row_group < row_groups(rows);
+             row_group++) {
             const long row = row_group * kLanes;
             const long stored = rows - row < kLanes ? rows - row : kLanes;
             for (long first = start; first < end; first += kTileTokens) {
@@ -105,15 +111,14 @@ void multiply(const Block* weight, const ActivationBlock* x, float* y, long toke
                                       num_blocks, y + first * rows + row, rows, stored);
             }
         }
-    }
+    });
 }
 
 template <class Block>
 void pack(const typename Block::Source* source, Block* packed, long rows, long columns,
           int threads) {
     const long num_blocks = columns / Block::kColumns;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long row_group = 0; row_group < row_groups(rows); row_group++) {
+    parallel_for(row_groups(rows), threads, [&](long row_group) {
         const long row = row_group * kLanes;
         Block* target = packed + row_group * num_blocks;
         // Lanes beyond the last row keep a scale of zero.
@@ -121,7 +126,7 @@ void pack(const typename Block::Source* source, Block* packed, long rows, long c
         for (long b = 0; b < num_blocks; b++)
             for (long lane = 0; lane < kLanes && row + lane < rows; lane++)
                 target[b].set_row(int(lane), source[(row + lane) * num_blocks + b]);
-    }
+    });
 }
 
 template <class Block>

@@ -70,11 +70,12 @@ def vocabulary_from_gguf(metadata: Mapping[str, object], source: str) -> Vocabul
         raise CheckpointError(f"{source}: the token types do not match the tokens")
     if not set(kinds) <= {_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED}:
         raise UnsupportedModel(f"{source}: a vocabulary with token types {sorted(set(kinds))}")
-    numbered = [(text, i, kind) for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))]
+    special_kinds = (_CONTROL, _USER_DEFINED)
     return _checked(
-        tokens=[(text, i) for text, i, kind in numbered if kind == _NORMAL],
+        # Never a list of pairs: the garbage collector would walk all of them again and again.
+        tokens=((text, i) for i, text in enumerate(texts) if kinds[i] == _NORMAL),
         merged=[merge.replace(" ", "", 1) for merge in merges],
-        special_tokens=[(t, i) for t, i, kind in numbered if kind in (_CONTROL, _USER_DEFINED)],
+        special_tokens=[(text, i) for i, text in enumerate(texts) if kinds[i] in special_kinds],
         source=source,
     )
 

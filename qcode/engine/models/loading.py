@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +46,13 @@ def load_model(
     Raises CheckpointError for a damaged or contradictory checkpoint, UnsupportedModel.
     """
     checkpoint = open_checkpoint(path, dtype=dtype, device=device)
-    tokenizer = load_tokenizer(checkpoint)
-    model = Qwen3(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
+    # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
+    with ThreadPoolExecutor(1) as side:
+        tokenizer = side.submit(load_tokenizer, checkpoint)
+        model = Qwen3(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer.result(),
         config=checkpoint.config,
         chat_template=_chat_template(checkpoint),
     )

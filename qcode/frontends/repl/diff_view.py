@@ -50,21 +50,21 @@ def diff_lines(old_text: str, new_text: str, context: int = CONTEXT_LINES) -> li
     return lines
 
 
-def render_diff(display: DiffDisplay, max_lines: int = MAX_LINES) -> Text:
+def render_diff(display: DiffDisplay, indent: str = "", max_lines: int = MAX_LINES) -> Text:
     """Header with counts, then the changed lines. All foreign text is made printable."""
     lines = diff_lines(display.old_text or "", display.new_text)
     added = sum(line.kind == "+" for line in lines)
     removed = sum(line.kind == "-" for line in lines)
     verb = "new file" if display.old_text is None else f"+{added} -{removed}"
     result = Text()
-    result.append(f"{printable(display.path)}", style="bold")
+    result.append(f"{indent}{printable(display.path)}", style="bold")
     result.append(f"  {verb}", style="dim")
     width = len(str(max((line.number or 0 for line in lines), default=0)))
     for line in lines[:max_lines]:
         number = "" if line.number is None else str(line.number)
         style = _STYLES[line.kind]
-        result.append(f"\n{number:>{width}} {line.kind} ", style=style)
+        result.append(f"\n{indent}{number:>{width}} {line.kind} ", style=style)
         result.append(printable(line.text), style=style)
     if len(lines) > max_lines:
-        result.append(f"\n… {len(lines) - max_lines} more lines", style="dim")
+        result.append(f"\n{indent}… {len(lines) - max_lines} more lines", style="dim")
     return result

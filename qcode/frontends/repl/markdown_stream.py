@@ -20,6 +20,7 @@ class MarkdownStream:
         self._lines: list[str] = []
         self._partial = ""
         self._fence = ""
+        self.fed = False
 
     @property
     def tail(self) -> str:
@@ -28,6 +29,7 @@ class MarkdownStream:
 
     def feed(self, text: str) -> list[str]:
         """Takes a piece and returns the blocks it finished, in order."""
+        self.fed = True
         blocks = []
         *whole, self._partial = (self._partial + text).split("\n")
         for line in whole:

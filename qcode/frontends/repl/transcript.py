@@ -11,7 +11,6 @@ from typing import assert_never
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
-from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -40,6 +39,7 @@ from qcode.protocol.events import (
     TurnFinished,
     TurnStarted,
 )
+from qcode.protocol.messages import AssistantMessage
 from qcode.protocol.permissions import DiffDisplay
 from qcode.protocol.tools import TodoDisplay
 from qcode.sandbox.terminal_text import printable
@@ -59,6 +59,7 @@ class Transcript:
         self._markdown = MarkdownStream()
         self._activity = "thinking"
         self._tail = ""
+        self._last_text = ""
         self._tokens = 0
         self._started_s = time.monotonic()
         self._live: Live | None = None
@@ -142,12 +143,14 @@ class Transcript:
             case Notice(text=text, level=level):
                 self._flush_text()
                 style = "yellow" if level == "warning" else "dim"
-                self._console.print(Padding(Text(f"· {printable(text)}", style), 0))
+                self._console.print(Text(f"· {printable(text)}", style))
             case TurnFinished():
                 self._finish(event)
             case StepStarted():
                 self._flush_text()
                 self._set_activity("thinking")
+            case MessageAdded(message=AssistantMessage() as message):
+                self._show_unstreamed(message)
             case MessageAdded() | TurnStarted() | ApprovalResolved():
                 pass
             case _:
@@ -159,6 +162,15 @@ class Transcript:
         # Cleaned block by block: an escape sequence may come in pieces.
         for block in self._markdown.feed(text):
             self._print(Markdown(printable(block)))
+
+    def _show_unstreamed(self, message: AssistantMessage) -> None:
+        """What was streamed is there already; what the harness says itself comes whole."""
+        if self._markdown.fed:
+            self._flush_text()
+        elif message.text.strip():
+            self._print(Markdown(printable(message.text)))
+        self._last_text = message.text
+        self._markdown = MarkdownStream()
 
     def _flush_text(self) -> None:
         rest = self._markdown.finish()
@@ -176,7 +188,7 @@ class Transcript:
         self._print(line)
         match result.display:
             case DiffDisplay():
-                self._print(Padding(render_diff(result.display), (0, 0, 0, 2)))
+                self._print(render_diff(result.display, indent="  "))
             case TodoDisplay(items=items):
                 for item in items:
                     self._print(Text(f"  {_TODO_MARKS[item.status]} {printable(item.content)}"))
@@ -190,7 +202,8 @@ class Transcript:
         if event.reason == "cancelled":
             self._print(Text("Stopped. What was said so far is kept.", "yellow"))
         if event.error is not None:
-            self._print(Text(f"{printable(event.error.message)}", "red"))
+            if event.error.message != self._last_text:
+                self._print(Text(f"{printable(event.error.message)}", "red"))
             if event.error.hint:
                 self._print(Text(f"hint: {printable(event.error.hint)}"))
         seconds = time.monotonic() - self._started_s

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
+import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -24,13 +27,6 @@ from qcode.protocol.events import TurnFinished
 from qcode.protocol.permissions import Mode
 
 PROMPT = "fix the failing test"
-# The sample is ours and lies in a folder made for it: its test may run, nothing else.
-ALLOWED = [
-    f"Bash({python}{flag} -m unittest:*)"
-    for python in ("python3", "python")
-    for flag in ("", " -B")
-]
-
 command = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -54,7 +50,7 @@ def demo(
     folder = _sample_project()
     _introduce(console, folder)
     flags = setting_flags(model=model, base_url=base_url)
-    flags |= {"approval_mode": Mode.AUTO_EDIT, "allow": ALLOWED}
+    flags |= {"approval_mode": Mode.AUTO_EDIT, "allow": _allowed()}
     options = RunOptions(
         cwd=folder, prompt=PROMPT, flags=flags, session=SessionChoice(kind="ephemeral")
     )
@@ -80,6 +76,13 @@ async def _run(console: Console, options: RunOptions) -> tuple[TurnFinished, int
         await agent.backend.aclose()
     assert finished is not None, "a turn ends with TurnFinished"
     return finished, interruption.number
+
+
+def _allowed() -> list[str]:
+    """The sample is ours and lies in a folder made for it: its tests may run, nothing else."""
+    active = Path(os.environ.get("VIRTUAL_ENV") or sys.prefix) / "bin" / "python"
+    pythons = ("python3", "python", str(active), sys.executable)
+    return [f"Bash({shlex.quote(python)} -m unittest:*)" for python in dict.fromkeys(pythons)]
 
 
 def _sample_project() -> Path:

@@ -56,6 +56,8 @@ _FIXED = {
     "CI": "1",
     "NO_COLOR": "1",
     "QCODE": "1",
+    # Two edits of one size within a second look the same to Python's cached bytecode.
+    "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 

@@ -75,13 +75,13 @@ def _python_runners(project: ProjectFiles, tests: list[str]) -> tuple[TestRunner
 
 
 def _pytest(python: str) -> TestRunner:
-    suite = f"{shlex.quote(python)} -B -m pytest {PYTEST_OPTIONS}"
+    suite = f"{shlex.quote(python)} -m pytest {PYTEST_OPTIONS}"
     return TestRunner(kind="pytest", suite=suite, selects=True)
 
 
 def _unittest(python: str, project: ProjectFiles, tests: list[str]) -> TestRunner:
     """Discovery starts where the tests are: a directory that is no package is not entered."""
-    suite = f"{shlex.quote(python)} -B -m unittest"
+    suite = f"{shlex.quote(python)} -m unittest"
     folders = {path.rpartition("/")[0] for path in tests}
     top = {folder.split("/")[0] for folder in folders}
     if "" not in folders and len(top) == 1:
@@ -98,10 +98,16 @@ def _pythons(root: Path) -> tuple[str, ...]:
     for environment in (root / ".venv", root / "venv", Path(os.environ.get("VIRTUAL_ENV") or "/-")):
         python = environment / "bin" / "python"
         if python.exists():
-            inside = python.is_relative_to(root)
-            found.append(str(python.relative_to(root)) if inside else str(python))
+            found.append(_shown(python, root))
     if not found:
         found += [name for name in ("python3", "python") if shutil.which(name)][:1]
     if importlib.util.find_spec("pytest") is not None and sys.executable not in found:
         found.append(sys.executable)
     return tuple(found) or (sys.executable,)
+
+
+def _shown(python: Path, root: Path) -> str:
+    """As a person would type it: from the project, by name if that finds it, else the path."""
+    if python.is_relative_to(root):
+        return str(python.relative_to(root))
+    return python.name if shutil.which(python.name) == str(python) else str(python)

@@ -30,8 +30,8 @@ def suites(found: tuple[TestRunner, ...]) -> list[str]:
 def test_unittest_in_the_root(tmp_path: Path) -> None:
     (found,) = runners(tmp_path, **{"test_a.py": UNITTEST})
     assert found.kind == "unittest"
-    assert found.suite.endswith(" -B -m unittest")
-    assert found.only("test_a.A.test_a").endswith(" -B -m unittest -k A.test_a")
+    assert found.suite.endswith(" -m unittest")
+    assert found.only("test_a.A.test_a").endswith(" -m unittest -k A.test_a")
 
 
 def test_unittest_in_a_directory_that_is_no_package(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ async def test_a_named_command_and_a_program_that_crashes(tmp_path: Path) -> Non
 
 
 async def test_verify_is_the_goal_and_is_not_run_twice(project: Path) -> None:
-    verify = f"{sys.executable} -B -m unittest"
+    verify = f"{sys.executable} -m unittest"
     agent = agent_for(project, Model(FIX), verify=verify)
     _, finished = await play(agent, "fix it")
     assert finished.reason == "completed"

@@ -81,15 +81,14 @@ class ToolCallRunner:
         reads: list[asyncio.Task[None]] = []
         try:
             for index, call in enumerate(calls):
-                prepared = await self._prepare(index, call, origin)
+                prepared = await self._prepare(index, call, origin, reads)
                 if isinstance(prepared, ToolResult):
                     step.finish(index, call.name, prepared)
                 elif prepared.request.access is Access.READ:
                     reads.append(asyncio.create_task(self._execute(index, prepared, step, origin)))
                 else:
-                    await _all(reads)
                     await self._execute(index, prepared, step, origin)
-            await _all(reads)
+            await _settle(reads)
         finally:
             try:
                 for task in reads:
@@ -102,29 +101,32 @@ class ToolCallRunner:
         return step.results()
 
     async def _prepare(
-        self, index: int, call: ToolCall, origin: Origin
+        self, index: int, call: ToolCall, origin: Origin, reads: list[asyncio.Task[None]]
     ) -> PreparedCall | ToolResult:
-        """What is ready to run, or the result that says why it is not."""
+        """What is ready to run, or the result that says why it is not. Unless it is a read, the
+        `reads` before it have ended then."""
         self._budget.begin_tool_call()
         if index >= MAX_CALLS_PER_ANSWER:
             return _refused(f"Not run: at most {MAX_CALLS_PER_ANSWER} calls in one answer.")
         if origin == "model" and (refusal := self._repetitions.refusal(call)) is not None:
             return _refused(refusal)
         try:
-            prepared = await self._permit(call, origin)
+            prepared = await self._permit(call, origin, reads)
         except (ArgumentError, ToolError) as error:
             prepared = _error_result(error)
         if isinstance(prepared, ToolResult):
             return self._observed(call, prepared, origin)
         return prepared
 
-    async def _permit(self, call: ToolCall, origin: Origin) -> PreparedCall | ToolResult:
+    async def _permit(
+        self, call: ToolCall, origin: Origin, reads: list[asyncio.Task[None]]
+    ) -> PreparedCall | ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
             raise ArgumentError(f"There is no tool named {call.name!r}. The tools are: {known}.")
         arguments = read_arguments(tool, call.arguments)
-        request = await tool.permission(arguments.params)
+        request = await _request(tool, arguments.params, reads)
         if arguments.guessed and request.access is not Access.READ:
             raise ArgumentError(
                 f"Not run: {arguments.remark} Only a call that reads may be mended. "
@@ -256,10 +258,26 @@ async def _run(prepared: PreparedCall, context: ToolContext) -> ToolResult:
         return _error_result(error)
 
 
-async def _all(tasks: list[asyncio.Task[None]]) -> None:
-    """Awaits the running reads, raises the first failure, and leaves the list empty."""
-    await asyncio.gather(*tasks)
-    tasks.clear()
+async def _request(
+    tool: Tool[Any], params: Any, reads: list[asyncio.Task[None]]
+) -> PermissionRequest:
+    """What the call would touch. An edit may rest on a read of the same step, so what is no read,
+    or is refused, is looked at again once the reads before it have ended."""
+    try:
+        request = await tool.permission(params)
+    except ToolError:
+        if not reads:
+            raise
+    else:
+        if not reads or request.access is Access.READ:
+            return request
+    await _settle(reads)
+    return await tool.permission(params)
+
+
+async def _settle(reads: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*reads)
+    reads.clear()
 
 
 def _refused(reason: str) -> ToolResult:

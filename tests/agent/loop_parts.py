@@ -124,6 +124,7 @@ class ReadTool:
         self.gate: asyncio.Event | None = None
         self.running = 0
         self.most_running = 0
+        self.done: set[str] = set()
         self.started = asyncio.Event()
         self.two_running = asyncio.Event()
 
@@ -147,6 +148,7 @@ class ReadTool:
                 await self.gate.wait()
             if params.path not in self.files:
                 raise ToolError(f"No file {params.path}.", hint="List the directory.")
+            self.done.add(params.path)
             return ToolResult(content=self.files[params.path])
         finally:
             self.running -= 1
@@ -159,8 +161,11 @@ class EditTool:
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files
+        self.only_after: ReadTool | None = None
 
     async def permission(self, params: EditParams) -> PermissionRequest:
+        if self.only_after is not None and params.path not in self.only_after.done:
+            raise ToolError(f"{params.path} has not been read.")
         return PermissionRequest(
             tool=self.name,
             access=Access.EDIT,

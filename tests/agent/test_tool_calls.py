@@ -221,6 +221,15 @@ async def test_reads_run_together_and_their_results_stay_in_order() -> None:
     ]
 
 
+async def test_an_edit_may_rest_on_a_read_of_the_same_answer() -> None:
+    bench = Bench(
+        calls(("read_file", {"path": "a.py"}), ("edit", {"path": "a.py", "text": "x"})), says("ok")
+    )
+    bench.edits.only_after = bench.reads
+    _, edited = await results(bench)
+    assert edited.content == "Written."
+
+
 async def test_one_failing_read_leaves_the_others_alone() -> None:
     bench = Bench(
         calls(("read_file", {"path": "no.py"}), ("read_file", {"path": "a.py"})), says("ok")

@@ -8,11 +8,14 @@ The command runs in a pty of 92 columns; a terminal emulator (pyte) keeps what a
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import sys
 from pathlib import Path
 
 import pyte
 from ptyprocess import PtyProcess
+from pyte.screens import Char
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -42,15 +45,19 @@ def screen_text(screen: pyte.Screen) -> Text:
     lines = []
     for row in range(ROWS):
         line = Text()
-        for column in range(COLUMNS):
-            cell = screen.buffer[row][column]
-            color = None if cell.fg == "default" else _color(cell.fg)
-            line.append(cell.data, Style(color=color, bold=cell.bold))
+        cells = [screen.buffer[row][column] for column in range(COLUMNS)]
+        for style, run in itertools.groupby(cells, _style):
+            line.append("".join(cell.data for cell in run), style)
         line.rstrip()
         lines.append(line)
     while lines and not lines[-1].plain:
         lines.pop()
     return Text("\n").join(lines)
+
+
+def _style(cell: Char) -> Style:
+    color = None if cell.fg == "default" else _color(cell.fg)
+    return Style(color=color, bold=cell.bold)
 
 
 def _color(name: str) -> str:
@@ -61,10 +68,13 @@ def _color(name: str) -> str:
 
 def main() -> None:
     target, *command = sys.argv[1:]
+    title = " ".join(command)
     text = screen_text(record(["env", "TERM=xterm-256color", *command]))
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(text)
-    Path(target).write_text(console.export_svg(title=" ".join(command)), encoding="utf-8")
+    # The picture must not fetch a font from anywhere: the reader's own will do.
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
+    Path(target).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ _NETWORK_DEVICE = re.compile(r"/dev/(tcp|udp)/")
 _SUBCOMMANDS = frozenset({"git", "npm", "yarn", "pnpm", "cargo", "go", "uv", "pip", "docker"})
 _DIRECTORY_TOOLS = frozenset({"list_directory", "glob", "grep_search"})
 _RUNNERS = frozenset({"pytest", "ruff", "mypy", "tox", "nox", "jest", "vitest", "eslint", "tsc"})
+_MODULES = _RUNNERS | {"unittest"}
 
 
 class PermissionPolicy:
@@ -199,7 +200,8 @@ def _suggested_command_rule(shell: ShellAnalysis | None) -> str | None:
         return f"Bash({argv[0]}:*)"
     if argv[0] in _SUBCOMMANDS and len(argv) > 1 and not argv[1].startswith("-"):
         return f"Bash({shlex.join(argv[:2])}:*)"
-    if argv[:2] in {("python", "-m"), ("python3", "-m")} and len(argv) > 2 and argv[2] in _RUNNERS:
+    python = Path(argv[0]).name in {"python", "python3"}
+    if python and len(argv) > 2 and argv[1] == "-m" and argv[2] in _MODULES:
         return f"Bash({shlex.join(argv[:3])}:*)"
     return f"Bash({shlex.join(argv)})"
 

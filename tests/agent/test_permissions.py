@@ -567,6 +567,7 @@ def test_hosts_are_compared_as_parsed(url: str, allowed: bool) -> None:
         (shell("cd a && pytest -x | tail -3"), "Bash(pytest:*)"),
         (shell("git commit -m 'x y'"), "Bash(git commit:*)"),
         (shell("python -m pytest -x"), "Bash(python -m pytest:*)"),
+        (shell("/v/bin/python -m unittest -q"), "Bash(/v/bin/python -m unittest:*)"),
         (shell("python x.py 'a b'"), "Bash(python x.py 'a b')"),
         (shell("rm x"), "Bash(rm x)"),
         (shell("git -c a=b commit"), "Bash(git -c a=b commit)"),

@@ -14,7 +14,6 @@ _LOCATION = re.compile(
 )
 _SUMMARY = re.compile(r"^(?:FAILED|ERROR) (?P<test>.+?)(?: - .*)?$", re.MULTILINE)
 _TRACEBACK = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
-_EXCEPTION = re.compile(r"^(?:\w+\.)*(?P<name>\w*(?:Error|Exception|Interrupt|Exit|Warning|\w)):?")
 _UNITTEST = re.compile(
     r"^(?:FAIL|ERROR): (?P<function>\S+)(?: \((?P<scope>[^)\s]*)\))?(?P<detail>[^\n]*)$",
     re.MULTILINE,

@@ -68,7 +68,7 @@ class RepairStrategy:
 
     async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
         """Raises `TaskNotDone` where no test could be run or a step was not allowed."""
-        trial = Trial(turn, self._project)
+        trial = Trial(turn, self._project, typed_command=self._verify)
         try:
             return await _Repair(
                 self._project, self._goal, self._verify, self._budget, turn, trial

@@ -46,9 +46,14 @@ class _Original:
 class Trial:
     """What was changed since the last `keep` can be put back at any moment, without awaiting."""
 
-    def __init__(self, turn: TurnContext, project: ProjectFiles) -> None:
+    def __init__(
+        self, turn: TurnContext, project: ProjectFiles, *, typed_command: str | None = None
+    ) -> None:
+        """`typed_command` is one that the person gave to be run, and is not asked about; nor is
+        a choice among its tests."""
         self._turn = turn
         self._project = project
+        self._typed_command = typed_command
         self._originals: dict[Path, _Original] = {}
         self._changed_at = 0
 
@@ -56,7 +61,10 @@ class Trial:
         """Raises `TaskNotDone` where the command was not allowed."""
         started = time.monotonic()
         result = await self._call(
-            SHELL_TOOL, {"command": command, "timeout": math.ceil(timeout_s)}, saying
+            SHELL_TOOL,
+            {"command": command, "timeout": math.ceil(timeout_s)},
+            saying,
+            user_typed=self._is_typed(command),
         )
         duration_s = time.monotonic() - started
         timed_out = result.is_error and result.content.startswith("stopped after")
@@ -108,6 +116,15 @@ class Trial:
         """What was changed so far stays."""
         self._originals.clear()
 
+    def _is_typed(self, command: str) -> bool:
+        """The selection of a test comes from the test's output, so it must not lead elsewhere."""
+        typed = self._typed_command
+        if typed is None or not command.startswith(typed):
+            return False
+        selection = command.removeprefix(typed)
+        outside = ".." in selection or selection.startswith((" /", " '/", " ~"))
+        return not selection or (selection.startswith(" ") and not outside)
+
     async def _new_second(self) -> None:
         """Bytecode caches compare times in whole seconds and sizes: two versions of a file of the
         same size must not be written within one."""
@@ -115,14 +132,21 @@ class Trial:
         if int(now) == self._changed_at:
             await asyncio.sleep(self._changed_at + 1 - now)
 
-    async def _call(self, name: str, arguments: dict[str, object], saying: str = "") -> ToolResult:
+    async def _call(
+        self,
+        name: str,
+        arguments: dict[str, object],
+        saying: str = "",
+        *,
+        user_typed: bool = False,
+    ) -> ToolResult:
         call = ToolCall(
             id=f"repair_{secrets.token_hex(4)}", name=name, arguments=json.dumps(arguments)
         )
         said = (TextBlock(text=saying),) if saying else ()
         message = AssistantMessage(blocks=(*said, call), stop_reason="tool_calls", model=HARNESS)
         self._turn.add(message)
-        (result,) = await self._turn.run_calls(message)
+        (result,) = await self._turn.run_calls(message, user_typed=user_typed)
         return result
 
 

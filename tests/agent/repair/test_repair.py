@@ -21,7 +21,7 @@ from qcode.protocol.chunks import Chunk, Completed
 from qcode.protocol.errors import BackendUnavailable, TaskNotDone
 from qcode.protocol.events import Event, ToolFinished, ToolStarted, TurnFinished
 from qcode.protocol.messages import AssistantMessage, TextBlock, ToolMessage, Usage
-from qcode.protocol.permissions import Answer, Mode, PermissionRequest
+from qcode.protocol.permissions import Access, Answer, Mode, PermissionRequest
 from qcode.sandbox.workspace import LocalWorkspace
 from qcode.tools.edit import Edit
 from qcode.tools.file_records import FileRecords
@@ -357,7 +357,10 @@ async def test_a_named_command_and_a_program_that_crashes(tmp_path: Path) -> Non
 
 async def test_verify_is_the_goal_and_is_not_run_twice(project: Path) -> None:
     verify = f"{sys.executable} -m unittest"
-    agent = agent_for(project, Model(FIX), verify=verify)
+    # The person typed that command, so nobody is asked about it.
+    agent = agent_for(
+        project, Model(FIX), verify=verify, allows=lambda request: request.access is Access.EDIT
+    )
     _, finished = await play(agent, "fix it")
     assert finished.reason == "completed"
     assert finished.verify_exit_code == 0

@@ -34,7 +34,9 @@ class Arguments:
 def read_arguments(tool: Tool[Any], text: str) -> Arguments:
     """Parses and validates. Raises `ArgumentError`, which names the fields."""
     if len(text) > MAX_ARGUMENT_CHARS:
-        raise ArgumentError(f"Not run: the arguments are longer than {MAX_ARGUMENT_CHARS} bytes.")
+        raise ArgumentError(
+            f"Not run: the arguments are longer than {MAX_ARGUMENT_CHARS} characters."
+        )
     value, remark = _parse(tool.name, text)
     if not isinstance(value, dict):
         raise ArgumentError(f"Not run: the arguments of {tool.name} must be one JSON object.")

@@ -19,6 +19,7 @@ _UNITTEST = re.compile(
     re.MULTILINE,
 )
 _RULE = re.compile(r"^(?:={70}|-{70})$", re.MULTILINE)
+_HEADING = "=" * 70
 
 
 def parse_pytest(output: str) -> TestReport:
@@ -86,7 +87,8 @@ def parse_unittest(output: str) -> TestReport:
     headers = [
         match
         for match in _UNITTEST.finditer(output)
-        if output[: match.start()].rstrip("\n").endswith("=" * 70)
+        # Only a little of what is before: reports of whole suites are long.
+        if output[max(0, match.start() - 80) : match.start()].rstrip("\n").endswith(_HEADING)
     ]
     failures = []
     for number, header in enumerate(headers):

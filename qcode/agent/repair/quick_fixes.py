@@ -13,8 +13,6 @@ from qcode.agent.repair.project_files import ProjectFiles, is_test_file, languag
 from qcode.agent.repair.sources import Suspects
 
 _UNDEFINED = re.compile(r"NameError: name '(\w+)' is not defined")
-
-
 _COMPARED = re.compile(
     r"^(?:E\s+)?(?:AssertionError: )?(?:assert )?(?P<left>\S.*?) (?:==|!=) (?P<right>\S.*)$",
     re.MULTILINE,

@@ -86,7 +86,7 @@ def find_test(failure: Failure, project: ProjectFiles, framed: list[str]) -> Fai
         text = project.read(path) or ""
         lines = _lines_in(failure, project, path)
         failing_line = text.splitlines()[lines[-1] - 1].strip() if _valid(lines, text) else ""
-        source = test_source(path, text, failure.function, lines)
+        source = _text_of_test(path, text, failure.function, lines)
         if source:
             return FailingTest(
                 path=path,
@@ -105,7 +105,7 @@ def _valid(lines: list[int], text: str) -> bool:
     return bool(lines) and 0 < lines[-1] <= text.count("\n") + 1
 
 
-def test_source(path: str, text: str, function: str, lines: list[int]) -> str:
+def _text_of_test(path: str, text: str, function: str, lines: list[int]) -> str:
     """The test function called `function`, the one around the failing line where several have
     that name, after the functions of its file that it uses."""
     if language_of(path) in {"javascript", "typescript"}:
@@ -128,9 +128,6 @@ def test_source(path: str, text: str, function: str, lines: list[int]) -> str:
     ]
     parts = sorted([*used, test], key=lambda item: item.start)
     return "\n\n".join(_dedent(item.text) for item in parts)
-
-
-test_source.__test__ = False  # type: ignore[attr-defined]  # its name is not a test's
 
 
 def _dedent(text: str) -> str:

@@ -161,9 +161,8 @@ def _outcome(event: ToolFinished) -> str:
 
 def changed_lines(diff: DiffDisplay) -> tuple[int, int]:
     """How many lines a change adds and removes."""
-    old = (diff.old_text or "").splitlines()
-    added = removed = 0
-    for line in difflib.ndiff(old, diff.new_text.splitlines()):
-        added += line.startswith("+ ")
-        removed += line.startswith("- ")
-    return added, removed
+    old, new = (diff.old_text or "").splitlines(), diff.new_text.splitlines()
+    # Not `ndiff`: it looks for likenesses inside lines, which takes minutes for a large change.
+    matcher = difflib.SequenceMatcher(None, old, new)
+    same = sum(block.size for block in matcher.get_matching_blocks())
+    return len(new) - same, len(old) - same

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from qcode.protocol.chunks import ToolCallDelta
@@ -26,9 +26,12 @@ class _Call:
     id: str
     has_own_id: bool
     name: str = ""
-    arguments: str = ""
-    sent: int = 0
     announced: bool = False
+    num_chars: int = 0
+    is_blank: bool = True
+    _pieces: list[str] = field(default_factory=list)
+    _num_sent: int = 0  # pieces, of those so far
+    _begun: bool = False  # with a brace, after white space at most
     _depth: int = 0
     _in_string: bool = False
     _escaped: bool = False
@@ -36,11 +39,24 @@ class _Call:
     @property
     def complete(self) -> bool:
         """Whether the arguments so far are one whole object, judged by brackets alone."""
-        begun = self.arguments.lstrip().startswith("{")
-        return begun and self._depth == 0 and not self._in_string
+        return self._begun and self._depth == 0 and not self._in_string
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._pieces)
+
+    def take_unsent(self) -> str:
+        """What was not taken before."""
+        piece = "".join(self._pieces[self._num_sent :])
+        self._num_sent = len(self._pieces)
+        return piece
 
     def extend(self, piece: str) -> None:
-        self.arguments += piece
+        if self.is_blank:
+            self._begun = piece.lstrip().startswith("{")
+            self.is_blank = not piece.strip()
+        self._pieces.append(piece)
+        self.num_chars += len(piece)
         for mark in _MARKS.findall(("\\" if self._escaped else "") + piece):
             self._escaped = mark == "\\"
             if mark == '"':
@@ -80,7 +96,7 @@ class ToolCallStream:
                 continue  # a finished call sent once more
             call.name = call.name or name
             call.extend(arguments)
-            if len(call.arguments) > _MAX_ARGUMENTS:
+            if call.num_chars > _MAX_ARGUMENTS:
                 raise InvalidResponse("the model wrote a tool call of more than 1 MiB")
             yield from self._send(call)
 
@@ -88,10 +104,10 @@ class ToolCallStream:
         """Nothing is sent of a call before its name, which the first piece must carry."""
         if not call.name:
             return
-        piece = call.arguments[call.sent :]
+        piece = call.take_unsent()
         if piece or not call.announced:
             name = "" if call.announced else call.name
-            call.announced, call.sent = True, len(call.arguments)
+            call.announced = True
             yield ToolCallDelta(index=call.number, call_id=call.id, name=name, arguments=piece)
 
     def finish(
@@ -104,7 +120,7 @@ class ToolCallStream:
         for call in self._calls:
             if truncated and not call.complete:
                 continue
-            if not call.arguments.strip():
+            if call.is_blank:
                 call.extend("{}")
             deltas.extend(self._send(call))
             calls.append(ToolCall(id=call.id, name=call.name, arguments=call.arguments))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcode.engine.async_engine import AsyncEngine
+from qcode.engine.chat.answer import stop_reason
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed, Delta, PrefillProgress, TokenChoice
-from qcode.protocol.messages import AssistantMessage, Block, StopReason, ToolCall, Usage
+from qcode.protocol.messages import AssistantMessage, Usage
 
 if TYPE_CHECKING:
     from qcode.engine.engine import Engine
@@ -182,7 +183,7 @@ class _Answer:
         blocks = self._parser.finish(truncated=self._is_truncated)
         message = AssistantMessage(
             blocks=blocks,
-            stop_reason=_stop_reason(blocks, truncated=self._is_truncated),
+            stop_reason=stop_reason(blocks, truncated=self._is_truncated),
             model=model,
             usage=Usage(
                 input_tokens=num_prompt_tokens,
@@ -256,9 +257,3 @@ def _overlap(text: str, string: str) -> int:
     """How many characters at the end of `text` begin `string`."""
     longest = min(len(text), len(string) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)
-
-
-def _stop_reason(blocks: Sequence[Block], *, truncated: bool) -> StopReason:
-    if truncated:
-        return "max_tokens"
-    return "tool_calls" if any(isinstance(block, ToolCall) for block in blocks) else "end"

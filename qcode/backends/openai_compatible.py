@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qcode.backends.http import ChatEndpoint, RequestFailed, Timers
 from qcode.backends.retry import Failure, retry_wait_s
-from qcode.engine.chat.answer import AnswerParser
+from qcode.engine.chat.answer import AnswerParser, stop_reason
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import (
     Chunk,
@@ -32,7 +32,6 @@ from qcode.protocol.messages import (
     AssistantMessage,
     Block,
     ReasoningBlock,
-    StopReason,
     ToolCall,
 )
 from qcode.wire.openai_chat import StreamDecoder, encode_request
@@ -77,16 +76,6 @@ class OpenAICompatibleBackend:
     async def aclose(self) -> None:
         await self._endpoint.aclose()
 
-    async def connect(self) -> ModelInfo:
-        """Finds out which model answers, where none was named. Raises BackendError."""
-        if not self._model.name:
-            try:
-                listed = await self._endpoint.get_json("models")
-            except RequestFailed as failed:
-                raise failed.error from failed
-            self._model = _first_model(listed, self._model, self._endpoint.shown_url)
-        return self._model
-
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """A failed try that may be mended is announced by `Retrying` and made again."""
         tries = breaks = 0
@@ -109,9 +98,7 @@ class OpenAICompatibleBackend:
 
     async def _try(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         if not self._model.name:
-            self._model = _first_model(
-                await self._endpoint.get_json("models"), self._model, self._endpoint.shown_url
-            )
+            self._model = await self._listed_model()
         body = encode_request(request, model=self._model.name, extra_body=self._extra_body)
         answer = _Answer(AnswerParser(request.tools))
         done = False
@@ -133,6 +120,11 @@ class OpenAICompatibleBackend:
         for delta in deltas:
             yield delta
         yield Completed(message=message)
+
+    async def _listed_model(self) -> ModelInfo:
+        """Which model answers where none was named. Raises RequestFailed."""
+        listed = await self._endpoint.get_json("models")
+        return _first_model(listed, self._model, self._endpoint.shown_url)
 
     def _failed_inside(self, error: BackendError) -> RequestFailed:
         """An error that came as an event: the status line had promised success."""
@@ -182,17 +174,11 @@ class _Answer:
         blocks.extend(calls)
         message = AssistantMessage(
             blocks=tuple(blocks),
-            stop_reason=_stop_reason(blocks, truncated),
+            stop_reason=stop_reason(blocks, truncated=truncated),
             model=self.decoder.model or model,
             usage=self.decoder.usage,
         )
         return [*deltas, *last], message
-
-
-def _stop_reason(blocks: list[Block], truncated: bool) -> StopReason:
-    if truncated:
-        return "max_tokens"
-    return "tool_calls" if any(isinstance(block, ToolCall) for block in blocks) else "end"
 
 
 def _first_model(listed: object, info: ModelInfo, url: str) -> ModelInfo:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal
-from uuid import uuid4
 
 from qcode.engine.chat.arguments import OfferedTools
 from qcode.engine.chat.bare_calls import BareCalls
@@ -27,8 +26,9 @@ from qcode.engine.chat.tags import (
 )
 from qcode.engine.chat.xml_call import XmlCall
 from qcode.protocol.chunks import Delta, ReasoningDelta, TextDelta, ToolCallDelta
-from qcode.protocol.messages import Block, ReasoningBlock, TextBlock, ToolCall
+from qcode.protocol.messages import Block, ReasoningBlock, StopReason, TextBlock, ToolCall
 from qcode.protocol.tools import ToolSpec
+from qcode.wire.tool_call_stream import new_call_id
 
 _THINK = "<think>"
 _THINK_END = "</think>"
@@ -41,8 +41,12 @@ _CANDIDATE = re.compile(r"[<{\[`]")
 _Place = Literal["start", "reasoning", "text", "wrapper", "call", "bare", "after"]
 
 
-def new_call_id() -> str:
-    return "call_" + uuid4().hex[:24]
+def stop_reason(blocks: Sequence[Block], *, truncated: bool) -> StopReason:
+    """Whether calls were made is told by the calls: servers and models get their word for it
+    wrong."""
+    if truncated:
+        return "max_tokens"
+    return "tool_calls" if any(isinstance(block, ToolCall) for block in blocks) else "end"
 
 
 class AnswerParser:

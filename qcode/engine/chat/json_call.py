@@ -70,7 +70,7 @@ class JsonCall:
             return at + 1, "on"
         if self._place == "colon":
             return self._read_colon(text, at)
-        return self._read_key(text, at, final)
+        return self._read_key(text, at)
 
     def _read_colon(self, text: str, at: int) -> tuple[int, ReadStatus | Literal["on"]]:
         if text[at] != ":":
@@ -79,7 +79,7 @@ class JsonCall:
         self._place = "value"
         return at + 1, "on"
 
-    def _read_key(self, text: str, at: int, final: bool) -> tuple[int, ReadStatus | Literal["on"]]:
+    def _read_key(self, text: str, at: int) -> tuple[int, ReadStatus | Literal["on"]]:
         char = text[at]
         if char == "," or (char == "{" and not self._key):
             return at + 1, "on"

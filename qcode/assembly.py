@@ -38,9 +38,11 @@ def open_agent(
     *,
     obtain: Obtain | None = None,
     tell: Callable[[str], None],
+    backend: Backend | None = None,
 ) -> Agent:
     """Everything a front end needs for what was asked on the command line. Blocks, so it is called
-    in a thread where a person waits. `tell` gets lines for the person.
+    in a thread where a person waits. `tell` gets lines for the person. A `backend` that an earlier
+    conversation made is used again: a loaded model stays loaded.
 
     Raises `SettingsError`, `SessionError`, `ModelStoreError`, `EngineError`.
     """
@@ -48,9 +50,10 @@ def open_agent(
     for notice in loaded.notices:
         tell(notice)
     session = open_session(options.session, project=options.cwd)
-    backend = create_backend(loaded.settings, obtain=obtain)
-    if backend.model.local and not _has_compiled_kernels():
-        tell("The engine runs without compiled kernels, several times slower: see qcode doctor.")
+    if backend is None:
+        backend = create_backend(loaded.settings, obtain=obtain)
+        if backend.model.local and not _has_compiled_kernels():
+            tell("The engine runs without compiled kernels, far slower: see qcode doctor.")
     return create_agent(
         loaded.settings,
         approver=approver,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,6 +24,7 @@ from rich.table import Table
 from qcode.config.locations import Locations
 from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
+from qcode.frontends.progress import error_text
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import ReasoningDelta, TextDelta
 from qcode.protocol.errors import ModelStoreError
@@ -41,11 +43,20 @@ def user_store() -> ModelStore:
     return ModelStore(Locations.from_environment(os.environ).models)
 
 
-def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
-    """Fetches a model while a bar on stderr shows size, speed and the time left.
+def pull_with_progress(
+    store: ModelStore, name: str, stopped: Callable[[], bool] = lambda: False
+) -> InstalledModel:
+    """Fetches a model while a bar on stderr shows size, speed and the time left, until `stopped`.
 
     Raises ModelStoreError.
     """
+
+    def check_stopped() -> None:
+        if stopped():
+            raise ModelStoreError(
+                "The download was stopped.", f"It goes on from there with: qcode model pull {name}"
+            )
+
     console = Console(stderr=True)
     entry = catalogue_entry(name)
     if entry is not None:
@@ -65,6 +76,7 @@ def pull_with_progress(store: ModelStore, name: str) -> InstalledModel:
         task = progress.add_task("", total=entry.size_bytes if entry else None, start=True)
 
         def report(step: PullProgress) -> None:
+            check_stopped()
             if step.note:
                 console.print(f"  {step.note}", highlight=False)
             else:
@@ -209,7 +221,9 @@ def rm(name: Annotated[str, typer.Argument(help="An installed model.")]) -> None
 def _installed_path(name: str) -> Path:
     path = user_store().resolve(name)
     if path is None:
-        _fail(ModelStoreError(f"No model {name!r} is installed.", f"qcode model pull {name}"))
+        known = catalogue_entry(name) is not None
+        hint = f"Fetch it: qcode model pull {name}" if known else "See: qcode model list"
+        _fail(ModelStoreError(f"No model {name!r} is installed.", hint))
     return path
 
 
@@ -219,9 +233,7 @@ def _bytes_on_disk(path: Path) -> int:
 
 
 def _fail(error: ModelStoreError) -> NoReturn:
-    print(f"qcode: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+    print(printable(error_text(error)), file=sys.stderr)
     raise typer.Exit(1)
 
 

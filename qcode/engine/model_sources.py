@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -151,8 +151,11 @@ def _watched(folder: Path, report: Callable[[int], None]) -> Iterator[None]:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(_POLL_S):
-            report(_folder_bytes(folder))
+        # Whoever reports may end the pull so: the pull's own thread finds it out with its next
+        # report, and this one has nothing more to watch.
+        with suppress(ModelStoreError):
+            while not stop.wait(_POLL_S):
+                report(_folder_bytes(folder))
 
     thread = threading.Thread(target=watch, name="qcode-download", daemon=True)
     thread.start()

@@ -133,3 +133,17 @@ def test_an_interrupt_at_the_question_ends_the_run(qcode: Qcode) -> None:
     assert code == 130
     assert "interrupted" in shown
     assert (qcode.project / "adding.py").read_text() == BROKEN
+
+
+def test_a_task_in_the_place_of_a_command_is_told_how_to_be_given(qcode: Qcode) -> None:
+    done = qcode.run("fix the failing test")
+    assert done.returncode == 2
+    assert 'qcode run "fix the failing test"' in done.stderr
+
+
+def test_a_model_that_is_not_here_is_fetched_or_looked_up(qcode: Qcode) -> None:
+    known = qcode.run("model", "info", "qwen2.5-coder:0.5b")
+    assert "qcode model pull qwen2.5-coder:0.5b" in known.stderr
+    unknown = qcode.run("model", "info", "nosuch")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "error: No model 'nosuch' is installed.\nhint: See: qcode model list\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,61 @@ def test_a_model_that_cannot_be_had_is_told_and_the_prompt_comes_back(project: P
         terminal.see("missing.json")
         terminal.type("/quit" + ENTER)
         assert terminal.exit_code() == 0
+
+
+def test_a_conversation_is_chosen_from_a_list(project: Path) -> None:
+    for word in ("plum", "pear"):
+        with start(project, [{"text": "I will remember."}]) as terminal:
+            terminal.see("Shift+Tab")
+            terminal.type(f"the word is {word}" + ENTER)
+            terminal.see("tokens in")
+            terminal.type(CTRL_D)
+            assert terminal.exit_code() == 0
+    with start(project, [{"text": "It was plum."}], "--resume", "--yolo") as terminal:
+        terminal.see("Which one?")
+        assert " 1  " in terminal.text()
+        line = next(line for line in terminal.text().splitlines() if line.endswith("is plum"))
+        terminal.type("7" + ENTER)
+        terminal.see("There are 1 to 2.")
+        terminal.type(line.split()[0] + ENTER)
+        terminal.see("Going on with: the word is plum")
+        terminal.see("yolo · ")
+        terminal.type("what was it?" + ENTER)
+        terminal.see("It was plum.")
+
+
+def test_resume_without_an_earlier_conversation_begins_one(project: Path) -> None:
+    with start(project, [{"text": "Welcome."}], "--resume") as terminal:
+        terminal.see("no earlier conversation")
+        terminal.see("Shift+Tab")
+        terminal.type("hello" + ENTER)
+        terminal.see("Welcome.")
+
+
+def test_ctrl_c_while_the_first_prompt_opens_the_agent_gives_the_prompt_back(
+    project: Path,
+) -> None:
+    script = project.parent / "pipe"
+    os.mkfifo(script)  # opening blocks until something writes into it
+    command = [sys.executable, "-m", "qcode", "--model", f"scripted:{script}"]
+    with Terminal(command, cwd=project) as terminal:
+        terminal.see("Shift+Tab")
+        terminal.type("hello" + ENTER)
+        with script.open("w") as pipe:
+            terminal.type(CTRL_C)
+            terminal.see("Stopping.")
+            pipe.write(json.dumps([{"text": "Here I am."}]))
+        terminal.see("Shift+Tab", times=1)
+        terminal.type("hello again" + ENTER)
+        terminal.see("Here I am.")
+
+
+def test_a_new_conversation_keeps_the_model(project: Path) -> None:
+    with start(project, [{"text": "First."}, {"text": "Second."}]) as terminal:
+        terminal.see("Shift+Tab")
+        terminal.type("one" + ENTER)
+        terminal.see("tokens in")
+        terminal.type("/clear" + ENTER)
+        terminal.see("New conversation.")
+        terminal.type("two" + ENTER)
+        terminal.see("Second.")

@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -20,34 +21,51 @@ from qcode.frontends.repl.input import PromptInput
 from qcode.frontends.repl.slash_commands import SLASH_COMMANDS, next_mode, run_command
 from qcode.frontends.repl.typing_ahead import TerminalKeys
 from qcode.protocol.errors import QcodeError
-from qcode.protocol.events import Event, TurnFinished
+from qcode.protocol.events import Event as TurnEvent
+from qcode.protocol.events import TurnFinished
 from qcode.protocol.permissions import Mode
 from qcode.sandbox.terminal_text import printable
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
     from qcode.frontends.repl.transcript import Transcript
+    from qcode.protocol.backends import Backend
     from qcode.protocol.permissions import Approver
 
 # A second Ctrl-C within this time leaves.
 HURRY_S = 2.0
 INTERRUPTED = 130
 
-OpenAgent = Callable[[RunOptions, "Approver"], "Agent"]
+
+class OpenAgent(Protocol):
+    """Makes the agent; may block. A `backend` is taken over from the conversation before."""
+
+    def __call__(
+        self, options: RunOptions, approver: Approver, *, backend: Backend | None
+    ) -> Agent: ...
 
 
 class Repl:
-    """One person at one terminal. `open_agent` may block and is called in a thread, with the
-    first prompt: until then nothing heavy is loaded, so that the prompt is there at once."""
+    """One person at one terminal. `open_agent` is called in a thread, with the first prompt: until
+    then nothing heavy is loaded, so that the prompt is there at once. `stop_opening` asks it to
+    end early where it would block for long."""
 
     def __init__(
-        self, options: RunOptions, *, console: Console, prompt: PromptInput, open_agent: OpenAgent
+        self,
+        options: RunOptions,
+        *,
+        console: Console,
+        prompt: PromptInput,
+        open_agent: OpenAgent,
+        stop_opening: Event,
     ) -> None:
         self._options = options
         self._console = console
         self._prompt = prompt
         self._open_agent = open_agent
+        self._stop_opening = stop_opening
         self._agent: Agent | None = None
+        self._backend: Backend | None = None
         self._transcript: Transcript | None = None
         self._mode: Mode | None = None
         self._leaving = False
@@ -78,6 +96,8 @@ class Repl:
             self._agent.mode = mode
 
     def new_session(self) -> None:
+        if self._agent is not None:
+            self._agent.session.close()
         self._agent = None
         self._options = replace(self._options, session=SessionChoice())
 
@@ -126,8 +146,10 @@ class Repl:
         except QcodeError as error:
             self._show_error(error)
             return
+        if agent is None:
+            return
         self._transcript = Transcript(self._console)
-        with self._interrupts(agent), self._transcript:
+        with self._interrupts(agent.cancel), self._transcript:
             await show_turn(self._transcript, agent.run(text))
         self._transcript = None
 
@@ -138,20 +160,31 @@ class Repl:
             self._show_error(error)
             self._options = replace(self._options, session=SessionChoice())
             return
-        if agent.session.title:
+        if agent is not None and agent.session.title:
             self._say(f"Going on with: {agent.session.title}")
 
-    async def _ready_agent(self) -> Agent:
+    async def _ready_agent(self) -> Agent | None:
+        """None: the person stopped it, and has been told."""
         if self._agent is None:
             from qcode.agent.permissions import suggested_rule
             from qcode.frontends.repl.approval import TerminalApprover
 
             approver = TerminalApprover(self._console, quiet=self._quiet, rule_for=suggested_rule)
-            agent = await asyncio.to_thread(self._open_agent, self._options, approver)
+            self._stop_opening.clear()
+            with self._interrupts(self._leave_opening):
+                agent = await asyncio.to_thread(
+                    self._open_agent, self._options, approver, backend=self._backend
+                )
             if self._mode is not None:
                 agent.mode = self._mode
-            self._agent = agent
+            self._agent, self._backend = agent, agent.backend
+            if self._stop_opening.is_set():
+                return None
         return self._agent
+
+    def _leave_opening(self) -> None:
+        self._say("Stopping.")
+        self._stop_opening.set()
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -166,15 +199,15 @@ class Repl:
                 transcript.resume()
 
     @contextmanager
-    def _interrupts(self, agent: Agent) -> Iterator[None]:
-        """Ctrl-C stops the turn; a second one soon after leaves the program."""
+    def _interrupts(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Ctrl-C stops the work; a second one soon after leaves the program."""
         loop = asyncio.get_running_loop()
 
         def interrupt() -> None:
             if self._hurried():
                 self._restore_terminal()
                 os._exit(INTERRUPTED)
-            agent.cancel()
+            stop()
 
         loop.add_signal_handler(signal.SIGINT, interrupt)
         try:
@@ -196,7 +229,9 @@ class Repl:
 
     async def close(self) -> None:
         if self._agent is not None:
-            await self._agent.backend.aclose()
+            self._agent.session.close()
+        if self._backend is not None:
+            await self._backend.aclose()
 
     def _say(self, text: str) -> None:
         if text:
@@ -209,7 +244,7 @@ class Repl:
 
 
 async def show_turn(
-    transcript: Transcript, turn: AsyncGenerator[Event, None]
+    transcript: Transcript, turn: AsyncGenerator[TurnEvent, None]
 ) -> TurnFinished | None:
     """Shows every event of a turn, and returns how it ended."""
     finished = None
@@ -225,7 +260,7 @@ async def show_turn(
     return finished
 
 
-async def run_repl(options: RunOptions, open_agent: OpenAgent) -> int:
+async def run_repl(options: RunOptions, open_agent: OpenAgent, stop_opening: Event) -> int:
     """Runs the conversation on this process's terminal and returns the exit code."""
     console = Console()
     repl: Repl
@@ -235,7 +270,9 @@ async def run_repl(options: RunOptions, open_agent: OpenAgent) -> int:
         toolbar=lambda: repl.toolbar(),
         next_mode=lambda: repl.next_mode(),
     )
-    repl = Repl(options, console=console, prompt=prompt, open_agent=open_agent)
+    repl = Repl(
+        options, console=console, prompt=prompt, open_agent=open_agent, stop_opening=stop_opening
+    )
     console.print(Text("qcode", "bold"), Text("/help lists the commands, Ctrl-D leaves", "dim"))
     try:
         return await repl.run()

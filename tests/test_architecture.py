@@ -55,6 +55,7 @@ def test_help_loads_nothing_heavy_and_no_command() -> None:
     assert {name for name in loaded if name.startswith("qcode.cli.")} == {
         "qcode.cli.app",
         "qcode.cli.exit_codes",
+        "qcode.cli.flags",
     }
 
 

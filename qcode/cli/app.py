@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,10 +14,23 @@ from typer.main import get_command
 
 from qcode import __version__
 from qcode.cli.exit_codes import INTERRUPTED, USAGE, exit_code_of_error
-from qcode.config.options import RunOptions, SessionChoice
+from qcode.cli.flags import (
+    AllowFlag,
+    ApprovalModeFlag,
+    BaseUrlFlag,
+    ContinueFlag,
+    DenyFlag,
+    ModelFlag,
+    TrustFlag,
+    VerboseFlag,
+    YoloFlag,
+    chosen_mode,
+    session_choice,
+    setting_flags,
+)
+from qcode.config.options import RunOptions
 from qcode.frontends.progress import error_text
 from qcode.protocol.errors import QcodeError
-from qcode.protocol.permissions import Mode
 from qcode.sandbox.terminal_text import printable
 
 # Name -> module holding a Typer application called `command`, and the line shown in the help.
@@ -47,17 +58,7 @@ class LazyCommand(TyperCommand):
         return command.make_context(info_name, args, parent, **extra)
 
 
-class CommandLine(TyperGroup):
-    """The commands by name. A task that was written where a command stands is told so."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and " " in args[0]:
-            ctx.fail(f'{args[0]!r} is no command. To have it done: qcode run "{args[0]}"')
-        return super().resolve_command(ctx, args)
-
-
 application = typer.Typer(
-    cls=CommandLine,
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -75,38 +76,21 @@ def _print_version(wanted: bool) -> None:
 @application.callback()
 def converse(
     context: typer.Context,
-    go_on: Annotated[
-        bool, typer.Option("--continue", "-c", help="Go on with this folder's last conversation.")
-    ] = False,
+    go_on: ContinueFlag = False,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume", metavar="[ID]", help="Go on with a conversation; choose without ID."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="Model name, .gguf file or checkpoint."),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Chat Completions endpoint; `local` for the own engine."),
-    ] = None,
-    approval_mode: Annotated[
-        Mode | None, typer.Option(help="How much may run unasked.", show_choices=True)
-    ] = None,
-    yolo: Annotated[bool, typer.Option("--yolo", help="Run everything unasked.")] = False,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Allow without asking, as 'Bash(pytest:*)'. Repeatable."),
-    ] = None,
-    deny: Annotated[
-        list[str] | None, typer.Option(metavar="RULE", help="Never allow. Repeatable.")
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Read this folder's .qcode/config.toml for this run.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log to stderr.")] = False,
+    model: ModelFlag = None,
+    base_url: BaseUrlFlag = None,
+    approval_mode: ApprovalModeFlag = None,
+    yolo: YoloFlag = False,
+    allow: AllowFlag = None,
+    deny: DenyFlag = None,
+    trust: TrustFlag = False,
+    verbose: VerboseFlag = False,
     version: Annotated[
         bool,
         typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show it."),
@@ -144,7 +128,6 @@ def _start_repl(options: RunOptions) -> int:
     """What is heavy is loaded with the first prompt, on a thread, by `open_agent` itself."""
     import asyncio
     from functools import partial
-    from threading import Event
 
     from qcode.assembly import open_agent
     from qcode.cli.logs import configure_logging
@@ -152,49 +135,19 @@ def _start_repl(options: RunOptions) -> int:
     from qcode.frontends.repl.app import run_repl
 
     configure_logging(Locations.from_environment(os.environ).log, verbose=options.verbose)
-    if options.session == SessionChoice(kind="resume"):
-        from qcode.cli.sessions import choose_session
-
-        options = replace(options, session=choose_session(options.cwd))
-    stop = Event()
-    obtain = partial(obtain_model, stopped=stop.is_set)
-    return asyncio.run(
-        run_repl(options, partial(open_agent, obtain=obtain, tell=_tell), stop_opening=stop)
-    )
+    opened = partial(open_agent, obtain=obtain_model, tell=_tell)
+    return asyncio.run(run_repl(options, opened))
 
 
 def _tell(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def obtain_model(name: str, stopped: Callable[[], bool] = lambda: False) -> Path:
+def obtain_model(name: str) -> Path:
     """Fetches a model that is not on this machine yet, with a bar on stderr. Blocks."""
     from qcode.cli.models import pull_with_progress, user_store
 
-    return pull_with_progress(user_store(), name, stopped).path
-
-
-def setting_flags(**flags: object) -> dict[str, object]:
-    """Only what was typed."""
-    return {name: value for name, value in flags.items() if value not in (None, [])}
-
-
-def chosen_mode(approval_mode: Mode | None, *, yolo: bool) -> Mode | None:
-    if not yolo:
-        return approval_mode
-    if approval_mode not in (None, Mode.YOLO):
-        raise typer.BadParameter(f"--yolo contradicts --approval-mode {approval_mode}.")
-    return Mode.YOLO
-
-
-def session_choice(*, go_on: bool, resume: str | None, ephemeral: bool = False) -> SessionChoice:
-    if go_on + (resume is not None) + ephemeral > 1:
-        raise typer.BadParameter("Choose one of --continue, --resume and --ephemeral.")
-    if resume is not None:
-        return SessionChoice(kind="resume", session_id=resume)
-    if ephemeral:
-        return SessionChoice(kind="ephemeral")
-    return SessionChoice(kind="continue" if go_on else "new")
+    return pull_with_progress(user_store(), name).path
 
 
 def create_command() -> TyperGroup:
@@ -221,11 +174,8 @@ def app() -> NoReturn:
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:
-    """`qcode --resume` needs no ID: an empty one is put in for the parser, which has no options
-    with an optional value."""
-    if COMMANDS.keys() & set(arguments) or "--resume" not in arguments:
-        return arguments
-    after = arguments.index("--resume") + 1
-    if arguments[after : after + 1] and not arguments[after].startswith("-"):
-        return arguments
-    return [*arguments[:after], "", *arguments[after:]]
+    """`qcode --resume` may end without an ID: an empty one is put in for the parser, which has no
+    options with an optional value."""
+    if arguments[-1:] == ["--resume"] and not COMMANDS.keys() & set(arguments):
+        return [*arguments, ""]
+    return arguments

@@ -9,15 +9,15 @@ import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from qcode.assembly import open_agent
-from qcode.cli.app import obtain_model, setting_flags
+from qcode.cli.app import obtain_model
 from qcode.cli.exit_codes import exit_code
+from qcode.cli.flags import BaseUrlFlag, ModelFlag, setting_flags
 from qcode.cli.interruption import Interruption
 from qcode.config.options import RunOptions, SessionChoice
 from qcode.frontends.headless_approval import RefusingApprover
@@ -36,14 +36,8 @@ command = typer.Typer(
 
 @command.command()
 def demo(
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="Model name, .gguf file or checkpoint."),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Chat Completions endpoint; `local` for the own engine."),
-    ] = None,
+    model: ModelFlag = None,
+    base_url: BaseUrlFlag = None,
 ) -> None:
     """Watch qcode fix a failing test in a small sample project."""
     console = Console()

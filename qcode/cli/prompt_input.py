@@ -18,12 +18,11 @@ SILENCE_S = 10.0
 def read_prompt(argument: str | None, stdin: IO[str] | None, tell: Callable[[str], None]) -> str:
     """`-` or no argument: standard input is the prompt. With an argument, what is piped in is
     appended as context. Raises `BadInput` where that gives no prompt."""
-    if argument in (None, "-"):
+    if argument is None or argument == "-":
         if stdin is None or (stdin.isatty() and argument is None):
             raise BadInput("There is no prompt.", 'Give one: qcode run "fix the failing test"')
         prompt = _decoded(_read_all(stdin.fileno()))
     else:
-        assert argument is not None
         prompt = argument
         if stdin is not None and _is_piped(stdin.fileno()):
             piped = _decoded(_read_if_written(stdin.fileno(), tell))

@@ -13,8 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qcode.assembly import open_agent
-from qcode.cli.app import chosen_mode, obtain_model, session_choice, setting_flags
+from qcode.cli.app import obtain_model
 from qcode.cli.exit_codes import SIGNAL, BadInput, exit_code
+from qcode.cli.flags import (
+    AllowFlag,
+    ApprovalModeFlag,
+    BaseUrlFlag,
+    ContinueFlag,
+    DenyFlag,
+    ModelFlag,
+    TrustFlag,
+    VerboseFlag,
+    YoloFlag,
+    chosen_mode,
+    session_choice,
+    setting_flags,
+)
 from qcode.cli.interruption import Interruption
 from qcode.cli.logs import configure_logging
 from qcode.cli.prompt_input import read_prompt
@@ -33,7 +47,7 @@ from qcode.frontends.progress import Progress
 from qcode.frontends.stream_json import RunFacts
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.events import TurnFinished
-from qcode.protocol.permissions import Approver, Mode
+from qcode.protocol.permissions import Approver
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
@@ -71,23 +85,12 @@ def run(
             "--cwd", "-C", metavar="DIR", exists=True, file_okay=False, help="Work in this folder."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="Model name, .gguf file or checkpoint."),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Chat Completions endpoint; `local` for the own engine."),
-    ] = None,
-    approval_mode: Annotated[Mode | None, typer.Option(help="How much may run unasked.")] = None,
-    yolo: Annotated[bool, typer.Option("--yolo", help="Run everything unasked.")] = False,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Allow, as 'Bash(pytest:*)' or Edit. Repeatable."),
-    ] = None,
-    deny: Annotated[
-        list[str] | None, typer.Option(metavar="RULE", help="Never allow. Repeatable.")
-    ] = None,
+    model: ModelFlag = None,
+    base_url: BaseUrlFlag = None,
+    approval_mode: ApprovalModeFlag = None,
+    yolo: YoloFlag = False,
+    allow: AllowFlag = None,
+    deny: DenyFlag = None,
     verify: Annotated[
         str | None,
         typer.Option(metavar="CMD", help="Done only when this succeeds; exit 60 if it never does."),
@@ -101,19 +104,15 @@ def run(
     max_tool_calls: Annotated[
         str | None, typer.Option(metavar="N", help="Tool calls at most; exit 55 beyond.")
     ] = None,
-    go_on: Annotated[
-        bool, typer.Option("--continue", "-c", help="Go on with this folder's last conversation.")
-    ] = False,
+    go_on: ContinueFlag = False,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="ID", help="Go on with this conversation.")
     ] = None,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Keep no record of the conversation.")
     ] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Read the folder's .qcode/config.toml for this run.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log to stderr.")] = False,
+    trust: TrustFlag = False,
+    verbose: VerboseFlag = False,
 ) -> None:
     """Do one task without a conversation, and end.
 

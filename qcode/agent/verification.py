@@ -6,7 +6,7 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 
-from qcode.agent.answer import HARNESS as HARNESS
+from qcode.agent.answer import HARNESS
 from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.messages import AssistantMessage, ToolCall, UserMessage

@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from qcode.agent.answer import HARNESS
 from qcode.agent.repair.answers import Proposal, undone
 from qcode.agent.repair.candidates import Candidate, CandidateSearch, Outcome
 from qcode.agent.repair.discovery import discover_runners
@@ -28,7 +30,6 @@ from qcode.agent.repair.runners import TestRunner, runner_of
 from qcode.agent.repair.sources import Suspects, find_suspects
 from qcode.agent.repair.trial import CommandRun, Trial
 from qcode.agent.turn import TurnContext, TurnOutcome
-from qcode.agent.verification import HARNESS
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import Completed
 from qcode.protocol.errors import TaskNotDone
@@ -237,8 +238,8 @@ class _Repair:
             f"{self._budget.max_candidates} changes or {self._budget.max_seconds:.0f} s."
         )
 
-    def _say(self, text: str, level: str = "info") -> None:
-        self._turn.emit(Notice(text=text, level="warning" if level == "warning" else "info"))
+    def _say(self, text: str, level: Literal["info", "warning"] = "info") -> None:
+        self._turn.emit(Notice(text=text, level=level))
 
     def _success(self, remaining: TestReport | None, judge: Judge) -> str:
         fixed = ", ".join(map(_named, self._kept))

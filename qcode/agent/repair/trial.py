@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qcode.agent.answer import HARNESS
 from qcode.agent.repair.answers import Proposal
 from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.turn import TurnContext
-from qcode.agent.verification import HARNESS, SHELL_TOOL
+from qcode.agent.verification import SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import Notice
-from qcode.protocol.messages import AssistantMessage, TextBlock, ToolCall
+from qcode.protocol.messages import AssistantMessage, ToolCall
 from qcode.protocol.tools import ToolResult
 
 
@@ -57,13 +58,12 @@ class Trial:
         self._originals: dict[Path, _Original] = {}
         self._changed_at = 0
 
-    async def run(self, command: str, *, timeout_s: float, saying: str = "") -> CommandRun:
+    async def run(self, command: str, *, timeout_s: float) -> CommandRun:
         """Raises `TaskNotDone` where the command was not allowed."""
         started = time.monotonic()
         result = await self._call(
             SHELL_TOOL,
             {"command": command, "timeout": math.ceil(timeout_s)},
-            saying,
             user_typed=self._is_typed(command),
         )
         duration_s = time.monotonic() - started
@@ -79,11 +79,11 @@ class Trial:
             duration_s=duration_s,
         )
 
-    async def apply(self, proposal: Proposal, *, saying: str = "") -> None:
+    async def apply(self, proposal: Proposal) -> None:
         """Changes one file. Raises `TaskNotDone` where the change was not allowed."""
         path = self._project.root / proposal.path
         await self._new_second()
-        await self._call("read_file", {"file_path": str(path)}, saying)
+        await self._call("read_file", {"file_path": str(path)})
         original = _Original(data=path.read_bytes(), mtime_ns=path.stat().st_mtime_ns)
         original = self._originals.setdefault(path, original)
         result = await self._call(
@@ -133,18 +133,12 @@ class Trial:
             await asyncio.sleep(self._changed_at + 1 - now)
 
     async def _call(
-        self,
-        name: str,
-        arguments: dict[str, object],
-        saying: str = "",
-        *,
-        user_typed: bool = False,
+        self, name: str, arguments: dict[str, object], *, user_typed: bool = False
     ) -> ToolResult:
         call = ToolCall(
             id=f"repair_{secrets.token_hex(4)}", name=name, arguments=json.dumps(arguments)
         )
-        said = (TextBlock(text=saying),) if saying else ()
-        message = AssistantMessage(blocks=(*said, call), stop_reason="tool_calls", model=HARNESS)
+        message = AssistantMessage(blocks=(call,), stop_reason="tool_calls", model=HARNESS)
         self._turn.add(message)
         (result,) = await self._turn.run_calls(message, user_typed=user_typed)
         return result

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -28,7 +30,7 @@ from qcode.cli.flags import (
     session_choice,
     setting_flags,
 )
-from qcode.config.options import RunOptions
+from qcode.config.options import RunOptions, SessionChoice
 from qcode.frontends.progress import error_text
 from qcode.protocol.errors import QcodeError
 from qcode.sandbox.terminal_text import printable
@@ -58,7 +60,17 @@ class LazyCommand(TyperCommand):
         return command.make_context(info_name, args, parent, **extra)
 
 
+class CommandLine(TyperGroup):
+    """The commands by name. A task that was written where a command stands is told so."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and " " in args[0]:
+            ctx.fail(f'{args[0]!r} is no command. To have it done: qcode run "{args[0]}"')
+        return super().resolve_command(ctx, args)
+
+
 application = typer.Typer(
+    cls=CommandLine,
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -128,6 +140,7 @@ def _start_repl(options: RunOptions) -> int:
     """What is heavy is loaded with the first prompt, on a thread, by `open_agent` itself."""
     import asyncio
     from functools import partial
+    from threading import Event
 
     from qcode.assembly import open_agent
     from qcode.cli.logs import configure_logging
@@ -135,19 +148,26 @@ def _start_repl(options: RunOptions) -> int:
     from qcode.frontends.repl.app import run_repl
 
     configure_logging(Locations.from_environment(os.environ).log, verbose=options.verbose)
-    opened = partial(open_agent, obtain=obtain_model, tell=_tell)
-    return asyncio.run(run_repl(options, opened))
+    if options.session == SessionChoice(kind="resume"):
+        from qcode.cli.sessions import choose_session
+
+        options = replace(options, session=choose_session(options.cwd))
+    stop = Event()
+    obtain = partial(obtain_model, stopped=stop.is_set)
+    return asyncio.run(
+        run_repl(options, partial(open_agent, obtain=obtain, tell=_tell), stop_opening=stop)
+    )
 
 
 def _tell(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def obtain_model(name: str) -> Path:
+def obtain_model(name: str, stopped: Callable[[], bool] = lambda: False) -> Path:
     """Fetches a model that is not on this machine yet, with a bar on stderr. Blocks."""
     from qcode.cli.models import pull_with_progress, user_store
 
-    return pull_with_progress(user_store(), name).path
+    return pull_with_progress(user_store(), name, stopped).path
 
 
 def create_command() -> TyperGroup:
@@ -174,8 +194,11 @@ def app() -> NoReturn:
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:
-    """`qcode --resume` may end without an ID: an empty one is put in for the parser, which has no
-    options with an optional value."""
-    if arguments[-1:] == ["--resume"] and not COMMANDS.keys() & set(arguments):
-        return [*arguments, ""]
-    return arguments
+    """`qcode --resume` needs no ID: an empty one is put in for the parser, which has no options
+    with an optional value."""
+    if COMMANDS.keys() & set(arguments) or "--resume" not in arguments:
+        return arguments
+    after = arguments.index("--resume") + 1
+    if arguments[after : after + 1] and not arguments[after].startswith("-"):
+        return arguments
+    return [*arguments[:after], "", *arguments[after:]]

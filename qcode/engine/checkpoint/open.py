@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,10 +15,11 @@ from qcode.engine.checkpoint.gguf import MAGIC, GgufFile
 from qcode.engine.checkpoint.json_file import read_json
 from qcode.engine.checkpoint.names import fused_experts, gguf_name, one_expert, stacked_experts
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
-from qcode.engine.kernels.packed_weight import PackedWeight
+from qcode.engine.device import available_bytes
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.quantization.ggml import (
     FLOAT_DTYPES,
+    GgmlWeight,
     checked_type,
     dequantize,
     expert_weights,
@@ -77,7 +79,11 @@ def open_checkpoint(
 
 
 class GgufCheckpoint:
-    """A GGUF file. Weights the kernels cannot repack stay views of it."""
+    """A GGUF file.
+
+    Weights the kernels cannot multiply are unpacked to bfloat16 where memory is plenty: decoding
+    them anew for each token takes seconds. Elsewhere they stay views of the file.
+    """
 
     def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.path = path
@@ -86,14 +92,13 @@ class GgufCheckpoint:
         self.config = config_from_gguf(self.file.metadata, shapes, str(path))
         self._dtype = dtype
         self._device = device
+        self._unpacks = self._unpacked_bytes() < available_bytes(device) // 2
 
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         raw, ggml_type = self._raw(name, shape)
         if checked_type(ggml_type) in FLOAT_DTYPES:
             return DenseWeight(self.tensor(name, shape))
-        weight = ggml_weight(raw, ggml_type, shape)
-        self._release_if_packed(name, weight)
-        return weight
+        return self._resident([ggml_weight(raw, ggml_type, shape)], name)[0]
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         raw, ggml_type = self._raw(name, shape)
@@ -103,14 +108,18 @@ class GgufCheckpoint:
         raw, ggml_type = self._raw(name, shape)
         if checked_type(ggml_type) in FLOAT_DTYPES:
             return [DenseWeight(expert) for expert in self.tensor(name, shape)]
-        weights = expert_weights(raw, ggml_type, shape)
-        self._release_if_packed(name, weights[0])
+        return self._resident(expert_weights(raw, ggml_type, shape), name)
+
+    def _resident(self, weights: list[Weight], name: str) -> list[Weight]:
+        if self._unpacks and isinstance(weights[0], GgmlWeight):
+            weights = [DenseWeight(weight.dequantize().to(torch.bfloat16)) for weight in weights]
+        # What is a copy needs the file's pages no longer; they would stay in memory beside it.
+        if not isinstance(weights[0], GgmlWeight):
+            self.file.release(gguf_name(name))
         return weights
 
-    def _release_if_packed(self, name: str, weight: Weight) -> None:
-        # A packed weight is a copy; without this the file would stay in memory beside it.
-        if isinstance(weight, PackedWeight):
-            self.file.release(gguf_name(name))
+    def _unpacked_bytes(self) -> int:
+        return 2 * sum(math.prod(tensor.shape) for tensor in self.file.tensors.values())
 
     def _raw(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, int]:
         stored = gguf_name(name)

@@ -64,8 +64,8 @@ class DenseWeight:
             return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
         if weight.dtype == torch.float32:
             return functional.linear(x.float(), weight).to(x.dtype)
-        if x.shape[0] == 1 and x.dtype == weight.dtype:
-            return functional.linear(x, weight)
+        if x.shape[0] == 1:
+            return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
         # Half-precision products of several rows fall to naive loops on CPUs without matching
         # instructions, a hundred times slower than float32.
         return linear_by_row_chunks(x, self.shape, lambda a, b: weight[a:b].float())

@@ -48,7 +48,7 @@ def test_plain_torch_unpacks_the_weights_and_says_the_same(tmp_path: Path) -> No
     path = tmp_path / "model.gguf"
     write_gguf(path, "qwen2", seed=3, matrix_type="Q8_0")
     kind, *ids = generated(path, "torch")
-    assert kind == "DenseWeight"
+    assert kind == "UnpackedWeight"
     assert len(ids) == 6
     _, *with_kernels = generated(path, None)
     assert ids == with_kernels

@@ -25,7 +25,7 @@ from qcode.engine.quantization.ggml import (
     expert_weights,
     ggml_weight,
 )
-from qcode.engine.quantization.weight_format import DenseWeight, Weight
+from qcode.engine.quantization.weight_format import DenseWeight, UnpackedWeight, Weight
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
 
@@ -112,7 +112,7 @@ class GgufCheckpoint:
 
     def _resident(self, weights: list[Weight], name: str) -> list[Weight]:
         if self._unpacks and isinstance(weights[0], GgmlWeight):
-            weights = [DenseWeight(weight.dequantize().to(torch.bfloat16)) for weight in weights]
+            weights = [UnpackedWeight(weight.dequantize().to(torch.bfloat16)) for weight in weights]
         # What is a copy needs the file's pages no longer; they would stay in memory beside it.
         if not isinstance(weights[0], GgmlWeight):
             self.file.release(gguf_name(name))

@@ -64,8 +64,8 @@ class DenseWeight:
             return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
         if weight.dtype == torch.float32:
             return functional.linear(x.float(), weight).to(x.dtype)
-        if x.shape[0] == 1:
-            return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
+        if x.shape[0] == 1 and x.dtype == weight.dtype:
+            return functional.linear(x, weight)
         # Half-precision products of several rows fall to naive loops on CPUs without matching
         # instructions, a hundred times slower than float32.
         return linear_by_row_chunks(x, self.shape, lambda a, b: weight[a:b].float())
@@ -75,6 +75,21 @@ class DenseWeight:
 
     def dequantize(self) -> Tensor:
         return self._tensor.float()
+
+
+class UnpackedWeight(DenseWeight):
+    """A quantised matrix decoded to bfloat16, for machines without compiled kernels.
+
+    One row is rounded to bfloat16 and multiplied as it is, which reads two bytes a value; the
+    compiled kernels round it to eight bits.
+    """
+
+    __slots__ = ()
+
+    def linear(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            return functional.linear(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
+        return super().linear(x)
 
 
 def linear_by_row_chunks(

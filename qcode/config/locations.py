@@ -52,10 +52,6 @@ class Locations:
         return self.config / "trusted_folders"
 
     @property
-    def instructions(self) -> Path:
-        return self.config / "AGENTS.md"
-
-    @property
     def sessions(self) -> Path:
         return self.data / "sessions"
 

@@ -40,7 +40,6 @@ class LoadedSettings:
     settings: Settings
     origins: Mapping[str, str]
     notices: tuple[str, ...] = ()
-    project_trusted: bool = False
 
     def origin(self, name: str) -> str:
         return self.origins.get(name, DEFAULT_ORIGIN)
@@ -84,7 +83,6 @@ def load_settings(
         settings=Settings.model_validate(values),
         origins=origins,
         notices=tuple(notices),
-        project_trusted=trusted,
     )
 
 

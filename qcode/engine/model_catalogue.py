@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 DEFAULT_MODEL = "qwen2.5-coder:1.5b"
 SMALL_MODEL = "qwen2.5-coder:0.5b"
@@ -56,7 +55,6 @@ class CatalogueEntry:
     sha256: str = ""
     file: str = ""
     runs: bool = True
-    kind: Literal["gguf", "safetensors"] = "gguf"
 
 
 _GB = 10**9
@@ -118,7 +116,6 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
         license="Apache-2.0",
         size_bytes=31_200_000_000,
         memory_bytes=34 * _GB,
-        kind="safetensors",
         runs=False,
         sources=(HubSource(repository="Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8"),),
     ),
@@ -128,7 +125,6 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
         license="Apache-2.0",
         size_bytes=159_400_000_000,
         memory_bytes=165 * _GB,
-        kind="safetensors",
         runs=False,
         sources=(HubSource(repository="Qwen/Qwen3-Coder-Next"),),
     ),
@@ -138,7 +134,6 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
         license="Apache-2.0",
         size_bytes=80_500_000_000,
         memory_bytes=85 * _GB,
-        kind="safetensors",
         runs=False,
         sources=(HubSource(repository="Qwen/Qwen3-Coder-Next-FP8"),),
     ),
@@ -148,7 +143,6 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
         license="Apache-2.0",
         size_bytes=960_400_000_000,
         memory_bytes=990 * _GB,
-        kind="safetensors",
         sources=(HubSource(repository="Qwen/Qwen3-Coder-480B-A35B-Instruct"),),
     ),
     CatalogueEntry(
@@ -157,7 +151,6 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
         license="Apache-2.0",
         size_bytes=482_000_000_000,
         memory_bytes=500 * _GB,
-        kind="safetensors",
         runs=False,
         sources=(HubSource(repository="Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8"),),
     ),

@@ -19,8 +19,6 @@ from pathlib import Path
 
 from qcode.engine.model_catalogue import (
     CATALOGUE,
-    DEFAULT_MODEL,
-    SMALL_MODEL,
     CatalogueEntry,
     HubSource,
     WheelPartsSource,
@@ -36,16 +34,6 @@ from qcode.engine.model_sources import (
     hub_files,
 )
 from qcode.protocol.errors import ModelStoreError
-
-__all__ = [
-    "CATALOGUE",
-    "DEFAULT_MODEL",
-    "SMALL_MODEL",
-    "InstalledModel",
-    "ModelStore",
-    "PullProgress",
-    "catalogue_entry",
-]
 
 _MARGIN_BYTES = 256 << 20
 _HASH_CHUNK_BYTES = 4 << 20

@@ -6,7 +6,7 @@ QcodeError(message, hint)
                                AuthenticationFailed                        (* a retry may help)
   EngineError                  CheckpointError, UnsupportedModel, OutOfMemory
   ModelStoreError              a model that cannot be found, fetched or trusted
-  ToolError (for the model)    OutsideWorkspace, FileChanged, NotText, CommandTimedOut
+  ToolError (for the model)    OutsideWorkspace, FileChanged, NotText
   SessionError                 a session file
   PeerError                    an MCP, ACP or HTTP peer
   TaskNotDone                  the turn ended well-formed but without the result that was asked for
@@ -91,10 +91,6 @@ class FileChanged(ToolError):
 
 class NotText(ToolError):
     """The file holds binary data."""
-
-
-class CommandTimedOut(ToolError):
-    """A command ran past its time limit and was stopped."""
 
 
 class SessionError(QcodeError):

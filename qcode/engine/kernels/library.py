@@ -165,6 +165,8 @@ def _threads() -> int:
 
 
 def _library(directory: Path, variant: str) -> Path:
+    # As `build.library_name` says; its module is also run as a program, before which the package
+    # must not have imported it.
     return directory / f"qcode_kernels_{variant}.so"
 
 
@@ -186,7 +188,7 @@ def _installed() -> KernelLibrary | str:
     wanted = os.environ.get(VARIABLE) or None
     if wanted == "torch":
         return f"switched off by {VARIABLE}=torch"
-    if not (_library(DIRECTORY, wanted or "portable")).exists():
+    if not _library(DIRECTORY, wanted or "portable").exists():
         return "not compiled; run `python -m qcode.engine.kernels.build` (needs a C++ compiler)"
     try:
         return load(DIRECTORY, wanted)

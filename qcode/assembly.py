@@ -251,12 +251,14 @@ def _strategy_for(
         return None
 
     def strategy_for(prompt: str) -> TurnStrategy | None:
+        from qcode.agent.named_files import ReadNamedFiles
         from qcode.agent.repair import repair_strategy
 
         model = backend.model
         if settings.repair == "always":
             model = replace(model, strength="small")
-        return repair_strategy(prompt, model=model, root=root, verify=settings.verify)
+        repair = repair_strategy(prompt, model=model, root=root, verify=settings.verify)
+        return ReadNamedFiles(root) if repair is None and model.strength == "small" else repair
 
     return strategy_for
 
@@ -294,13 +296,12 @@ def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Back
             f"There is no model {name!r} on this machine, and none of that name is known.",
             "`qcode model list` shows the known ones; for an endpoint's model add --base-url URL.",
         )
-    if path is None and obtain is None:
-        raise SettingsError(
-            f"The model {name} is not on this machine yet.",
-            f"Fetch it once with: qcode model pull {name}; or name an endpoint: --base-url URL",
-        )
     if path is None:
-        assert obtain is not None
+        if obtain is None:
+            raise SettingsError(
+                f"The model {name} is not on this machine yet.",
+                f"Fetch it once with: qcode model pull {name}; or name an endpoint: --base-url URL",
+            )
         path = obtain(name)
     from qcode.backends.local import LocalBackend
     from qcode.engine.options import EngineOptions

@@ -193,17 +193,19 @@ class ToolLoop:
     async def _ask(self, turn: TurnContext) -> AssistantMessage:
         await turn.shorten()
         try:
+            request = turn.request()
             try:
-                completed = await turn.stream(turn.request())
+                completed = await turn.stream(request)
             except ContextOverflow:
                 if not await turn.shorten(force=True):
                     raise
-                completed = await turn.stream(turn.request())
+                request = turn.request()
+                completed = await turn.stream(request)
         except asyncio.CancelledError:
             if turn.partial is not None and turn.partial.has_text:
                 turn.add(turn.partial.message("cancelled"))
             raise
-        return with_unique_call_ids(completed.message, turn.session.conversation())
+        return with_unique_call_ids(completed.message, request.messages)
 
     def _after_empty(self, turn: TurnContext) -> None:
         self._num_empty += 1

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from qcode.cli.exit_codes import INTERRUPTED
 from qcode.config.locations import Locations
 from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
@@ -139,7 +140,7 @@ def pull(
         _fail(error)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     print(model.path)
 
 

@@ -1,28 +1,27 @@
-"""The engine on the real 0.5B file: it writes sensible code, and what llama.cpp writes."""
+"""The engine on the real 0.5B file: it writes sensible code."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qcode.backends.local import LocalBackend
-from qcode.engine.engine import Engine
-from qcode.engine.options import EngineOptions
-from qcode.engine.sequence import TokenProbability
 from qcode.protocol.backends import AnswerShape, ChatRequest
 from qcode.protocol.chunks import Completed
 from qcode.protocol.messages import UserMessage
 from qcode.protocol.sampling import SamplingParams
 
-pytestmark = [pytest.mark.weights, pytest.mark.timeout(400)]
+# One group, so that two engines never share the cores: each would wait for the other's threads.
+pytestmark = [
+    pytest.mark.weights,
+    pytest.mark.xdist_group("engine"),
+    pytest.mark.timeout(400),
+]
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=160)
-NEAR_TIE = 0.1
-"""Both programs round activations to 8 bits, each in its own way."""
 
 
 def model_file() -> Path:
@@ -69,42 +68,3 @@ def test_it_writes_a_function_ends_by_itself_and_can_be_pinned() -> None:
     assert [n for n in range(2, 30) if is_prime(n)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
     assert named.message.text == "def mean("
     assert "".join(choice.text for choice in named.trace) == "def mean("
-
-
-PROMPTS = (
-    "def fibonacci(n):\n",
-    "import re\n\n# Find all e-mail addresses in a text.\ndef find_addresses(text):\n",
-    "<|im_start|>user\nWhat does git rebase do?<|im_end|>\n<|im_start|>assistant\n",
-)
-
-
-@pytest.mark.peer
-def test_greedy_text_is_llama_cpps_up_to_near_ties() -> None:
-    llama_cpp = pytest.importorskip("llama_cpp")
-    peer = llama_cpp.Llama(str(model_file()), n_ctx=512, n_threads=2, verbose=False)
-    engine = Engine.load(model_file(), EngineOptions())
-    num_equal = 0
-    for prompt in PROMPTS:
-        ids = engine.loaded.tokenizer.encode_prompt([(prompt, True)])
-        ours = list(traced(engine, ids, 32))
-        theirs = peer.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0)
-        for choice, token in zip(ours, theirs, strict=False):
-            if choice.token_id != token:
-                assert choice.runner_up_id == token
-                assert choice.probability - choice.runner_up_probability < NEAR_TIE
-                break
-            num_equal += 1
-        else:
-            # Where ours ended before its limit, so does theirs.
-            assert len(ours) == 32 or next(theirs) in engine.loaded.tokenizer.eos_ids
-    peer.close()
-
-    assert num_equal >= 60
-
-
-def traced(engine: Engine, prompt: list[int], count: int) -> Iterator[TokenProbability]:
-    sampling = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=count)
-    engine.submit(prompt, sampling, trace=True)
-    while engine.has_work:
-        for output in engine.step():
-            yield from output.probabilities

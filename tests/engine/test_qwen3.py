@@ -244,6 +244,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
+@pytest.mark.xdist_group("engine")
 @pytest.mark.parametrize(
     ("prompt", "answer"),
     [

@@ -15,6 +15,7 @@ from typing import Literal
 from qcode.engine.chat.arguments import OfferedTools
 from qcode.engine.chat.bare_calls import BareCalls
 from qcode.engine.chat.json_call import JsonCall
+from qcode.engine.chat.prose import Prose
 from qcode.engine.chat.tags import (
     FUNCTION_OPEN,
     NO,
@@ -25,8 +26,8 @@ from qcode.engine.chat.tags import (
     skip_space,
 )
 from qcode.engine.chat.xml_call import XmlCall
-from qcode.protocol.chunks import Delta, ReasoningDelta, TextDelta, ToolCallDelta
-from qcode.protocol.messages import Block, ReasoningBlock, StopReason, TextBlock, ToolCall
+from qcode.protocol.chunks import Delta, ToolCallDelta
+from qcode.protocol.messages import Block, StopReason, ToolCall
 from qcode.protocol.tools import ToolSpec
 from qcode.wire.tool_call_stream import new_call_id
 
@@ -69,9 +70,7 @@ class AnswerParser:
         self._buffer = ""
         self._blocks: list[Block] = []
         self._deltas: list[Delta] = []
-        self._run: list[str] = []  # the text or reasoning block being read
-        self._space = ""  # white space that belongs to the run only if more text follows
-        self._line_blank = True
+        self._prose = Prose()
         self._raw: list[str] = []  # what the open call was read from
         self._call: XmlCall | JsonCall | None = None
         self._call_id = ""
@@ -94,10 +93,8 @@ class AnswerParser:
             self._run_steps(final=True)
             if self._place == "call":
                 self._end_open_call(truncated)
-            if self._space and self._run and self._place != "reasoning":
-                self._deltas.append(TextDelta(text=self._space))
-                self._run.append(self._space)
-            self._close_run()
+            self._deltas += self._prose.held_space()
+            self._blocks += self._prose.close()
             self._finished = tuple(self._blocks)
         return self._take_deltas()
 
@@ -138,47 +135,14 @@ class AnswerParser:
         end = self._buffer.find(_THINK_END)
         if end < 0:
             keep = 0 if final else _held_prefix(self._buffer, _THINK_END)
-            self._emit_reasoning(self._buffer[: len(self._buffer) - keep])
+            self._deltas += self._prose.reasoning(self._buffer[: len(self._buffer) - keep])
             self._buffer = self._buffer[len(self._buffer) - keep :]
             return False
-        self._emit_reasoning(self._buffer[:end])
+        self._deltas += self._prose.reasoning(self._buffer[:end])
         self._buffer = self._buffer[end + len(_THINK_END) :]
-        self._close_run()
+        self._blocks += self._prose.close()
         self._place = "after"
         return True
-
-    def _emit_reasoning(self, text: str) -> None:
-        if not self._run:
-            text = text.lstrip()
-        if piece := self._take_solid(text):
-            self._run.append(piece)
-            self._deltas.append(ReasoningDelta(text=piece))
-
-    def _emit_text(self, text: str) -> None:
-        if not text:
-            return
-        line = text.rpartition("\n")
-        self._line_blank = (self._line_blank or bool(line[1])) and not line[2].strip()
-        if piece := self._take_solid(text):
-            self._run.append(piece)
-            self._deltas.append(TextDelta(text=piece))
-
-    def _take_solid(self, text: str) -> str:
-        """`text` up to its last character that is not white space, after what was held before."""
-        solid = text.rstrip()
-        if not solid:
-            self._space += text
-            return ""
-        piece, self._space = self._space + solid, text[len(solid) :]
-        return piece
-
-    def _close_run(self) -> None:
-        if self._run:
-            text = "".join(self._run)
-            thinking = self._place == "reasoning"
-            self._blocks.append(ReasoningBlock(text=text) if thinking else TextBlock(text=text))
-        self._run.clear()
-        self._space = ""
 
     def _read_text(self, final: bool) -> bool:
         """Text up to something that may open a call."""
@@ -189,14 +153,14 @@ class AnswerParser:
             if verdict == "no":
                 at += 1
                 continue
-            self._emit_text(self._buffer[:at])
+            self._deltas += self._prose.text(self._buffer[:at])
             if verdict == "undecided":
                 self._buffer = self._buffer[at:]
                 return False
             self._raw = [self._buffer[at:end]]
             self._buffer = self._buffer[end:]
             return True
-        self._emit_text(self._buffer)
+        self._deltas += self._prose.text(self._buffer)
         self._buffer = ""
         return False
 
@@ -207,12 +171,14 @@ class AnswerParser:
                 self._place, self._in_wrapper, self._in_fence = "wrapper", True, False
                 return "yes", end
             function = match_tag(self._buffer, at, FUNCTION_OPEN)
-            if function > 0 and self._line_is_blank(at):
+            if function > 0 and self._prose.is_line_start(self._buffer, at):
                 self._begin_call(XmlCall(self._tools, wrapped=False), in_wrapper=False)
                 return "yes", function
             undecided = PARTIAL in (end, function) and not final
             return ("undecided" if undecided else "no"), at
-        return self._opens_bare_call(at, final) if self._line_is_blank(at) else ("no", at)
+        if not self._prose.is_line_start(self._buffer, at):
+            return "no", at
+        return self._opens_bare_call(at, final)
 
     def _opens_bare_call(
         self, at: int, final: bool
@@ -233,10 +199,6 @@ class AnswerParser:
         self._place, self._in_wrapper, self._in_fence = "bare", False, end > at
         self._bare = BareCalls(self._tools)
         return "yes", end
-
-    def _line_is_blank(self, at: int) -> bool:
-        line_at = self._buffer.rfind("\n", 0, at) + 1
-        return (line_at > 0 or self._line_blank) and not self._buffer[line_at:at].strip()
 
     # Calls
 
@@ -288,7 +250,7 @@ class AnswerParser:
         self._raw = []
         self._call = None
         self._place = "text"
-        self._emit_text(text[:1])
+        self._deltas += self._prose.text(text[:1])
         self._buffer = text[1:]
         return True
 
@@ -322,7 +284,7 @@ class AnswerParser:
 
     def _add_call(self, name: str | None) -> None:
         assert name is not None
-        self._close_run()
+        self._blocks += self._prose.close()
         self._blocks.append(
             ToolCall(id=self._call_id, name=name, arguments="".join(self._arguments))
         )
@@ -344,10 +306,9 @@ class AnswerParser:
         text = "".join(self._raw) + self._buffer
         self._place = "text"
         if sent:  # people have seen the call being written; the block alone keeps its text
-            self._run.append(self._space + text.rstrip())
-            self._space = ""
+            self._prose.add_shown(text)
         else:
-            self._emit_text(text)
+            self._deltas += self._prose.text(text)
 
     def _read_bare(self, final: bool) -> bool:
         end, status = self._bare.read(self._buffer, final=final)
@@ -377,7 +338,7 @@ class AnswerParser:
             if end == NO:
                 break
             self._buffer = self._buffer[end:]
-        self._line_blank = True
+        self._prose.begin_line()
         if self._in_wrapper and self._buffer[0] == "{":
             self._begin_call(JsonCall(self._tools), in_wrapper=True)
             return True

@@ -19,6 +19,27 @@ def is_secret_file(workspace: Workspace, path: Path) -> bool:
     return is_secret(Path(shown_path(workspace, path)))
 
 
+def read_request(
+    workspace: Workspace,
+    *,
+    tool: str,
+    path: str,
+    doing: str,
+    also_inside: tuple[Path, ...] = (),
+) -> PermissionRequest:
+    """The question of a tool that reads `path`, as the model wrote it. `doing` is what the title
+    says before the path. Raises `ToolError`."""
+    resolved = workspace.resolve(path)
+    return file_request(
+        workspace,
+        tool=tool,
+        access=Access.READ,
+        path=resolved,
+        title=f"{doing} {shown_path(workspace, resolved)}",
+        also_inside=also_inside,
+    )
+
+
 def file_request(
     workspace: Workspace,
     *,

@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from qcode.protocol.errors import ToolError
-from qcode.protocol.permissions import Access, PermissionRequest
+from qcode.protocol.permissions import PermissionRequest
 from qcode.protocol.tools import TextDisplay, ToolContext, ToolResult
 from qcode.sandbox.workspace import Workspace
-from qcode.tools.file_access import file_request, shown_path
+from qcode.tools.file_access import read_request, shown_path
 from qcode.tools.file_walk import walk_files
 from qcode.tools.glob_pattern import compile_glob
 
@@ -33,13 +33,11 @@ class Glob:
         self._workspace = workspace
 
     async def permission(self, params: GlobParams) -> PermissionRequest:
-        path = self._workspace.resolve(params.path)
-        return file_request(
+        return read_request(
             self._workspace,
             tool=self.name,
-            access=Access.READ,
-            path=path,
-            title=f"Find {params.pattern} in {shown_path(self._workspace, path)}",
+            path=params.path,
+            doing=f"Find {params.pattern} in",
         )
 
     async def run(self, params: GlobParams, context: ToolContext) -> ToolResult:

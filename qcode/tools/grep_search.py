@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from qcode.protocol.errors import ToolError
-from qcode.protocol.permissions import Access, PermissionRequest
+from qcode.protocol.permissions import PermissionRequest
 from qcode.protocol.tools import TextDisplay, ToolContext, ToolResult
 from qcode.sandbox.process import child_environment
 from qcode.sandbox.workspace import Workspace
-from qcode.tools.file_access import file_request, is_secret_file, shown_path
+from qcode.tools.file_access import is_secret_file, read_request, shown_path
 from qcode.tools.file_walk import walk_files
 from qcode.tools.glob_pattern import compile_glob
 from qcode.tools.output_limit import limit_line, limit_text
@@ -72,13 +72,11 @@ class GrepSearch:
         self._ripgrep = shutil.which("rg") if ripgrep is None else ripgrep
 
     async def permission(self, params: GrepSearchParams) -> PermissionRequest:
-        path = self._workspace.resolve(params.path)
-        return file_request(
+        return read_request(
             self._workspace,
             tool=self.name,
-            access=Access.READ,
-            path=path,
-            title=f"Search {params.pattern!r} in {shown_path(self._workspace, path)}",
+            path=params.path,
+            doing=f"Search {params.pattern!r} in",
             also_inside=self._also_inside,
         )
 

@@ -10,10 +10,10 @@ from pathspec import GitIgnoreSpec
 from pydantic import BaseModel, Field
 
 from qcode.protocol.errors import ToolError
-from qcode.protocol.permissions import Access, PermissionRequest
+from qcode.protocol.permissions import PermissionRequest
 from qcode.protocol.tools import TextDisplay, ToolContext, ToolResult
 from qcode.sandbox.workspace import Workspace
-from qcode.tools.file_access import file_request, shown_path
+from qcode.tools.file_access import read_request, shown_path
 from qcode.tools.file_walk import IgnoreRules, is_left_out
 
 MAX_ENTRIES = 500
@@ -34,13 +34,11 @@ class ListDirectory:
         self._workspace = workspace
 
     async def permission(self, params: ListDirectoryParams) -> PermissionRequest:
-        path = self._workspace.resolve(params.path)
-        return file_request(
+        return read_request(
             self._workspace,
             tool=self.name,
-            access=Access.READ,
-            path=path,
-            title=f"List {shown_path(self._workspace, path)}",
+            path=params.path,
+            doing="List",
         )
 
     async def run(self, params: ListDirectoryParams, context: ToolContext) -> ToolResult:

@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from qcode.protocol.errors import ToolError
-from qcode.protocol.permissions import Access, PermissionRequest
+from qcode.protocol.permissions import PermissionRequest
 from qcode.protocol.tools import TextDisplay, ToolContext, ToolResult
 from qcode.sandbox.workspace import Workspace
-from qcode.tools.file_access import file_request, is_secret_file, shown_path
+from qcode.tools.file_access import is_secret_file, read_request, shown_path
 from qcode.tools.file_records import FileRecords
 from qcode.tools.file_walk import walk_files
 from qcode.tools.output_limit import limit_line
@@ -43,13 +43,11 @@ class ReadFile:
         self._also_inside = also_inside
 
     async def permission(self, params: ReadFileParams) -> PermissionRequest:
-        path = self._workspace.resolve(params.file_path)
-        return file_request(
+        return read_request(
             self._workspace,
             tool=self.name,
-            access=Access.READ,
-            path=path,
-            title=f"Read {shown_path(self._workspace, path)}",
+            path=params.file_path,
+            doing="Read",
             also_inside=self._also_inside,
         )
 

@@ -252,7 +252,6 @@ def _strategy_for(
 
     def strategy_for(prompt: str) -> TurnStrategy | None:
         from qcode.agent.named_files import ReadNamedFiles
-        from qcode.agent.named_files import ReadNamedFiles
         from qcode.agent.repair import repair_strategy
 
         model = backend.model

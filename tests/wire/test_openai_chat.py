@@ -418,25 +418,32 @@ EVENT_KEYS = [
 ]
 
 
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(EVENT_KEYS), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+PIECES_OF_CALLS = st.lists(st.fixed_dictionaries({"id": ANY_JSON, "function": ANY_JSON}))
+
+
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(EVENT_KEYS),
-                inner,
-                max_size=5,
-            )
-        ),
-        max_leaves=20,
-    )
+    ANY_JSON
+    | ANY_JSON.map(lambda delta: {"choices": [{"delta": delta}]})
+    | PIECES_OF_CALLS.map(lambda calls: {"choices": [{"delta": {"tool_calls": calls}}]})
 )
 def test_any_event_is_read_or_refused(event: object) -> None:
     decoder = StreamDecoder()
     if isinstance(event, dict):
-        decoder.feed(event)
-        decoder.calls.finish()
+        deltas = decoder.feed(event)
+        last, calls = decoder.calls.finish()
+        written = {call.id: "" for call in calls}
+        for delta in (*deltas, *last):
+            if isinstance(delta, ToolCallDelta):
+                written[delta.call_id] += delta.arguments
+        assert written == {call.id: call.arguments if call.name else "" for call in calls}
 
 
 def test_usage_may_come_at_any_time() -> None:

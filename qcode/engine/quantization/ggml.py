@@ -8,13 +8,13 @@ that turn them into floats. The layouts are those of ggml's `ggml-common.h` and
 from collections.abc import Callable
 from enum import IntEnum
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from qcode.engine.kernels.library import installed
 from qcode.engine.kernels.packed_weight import PackedWeight
+from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS
 from qcode.engine.quantization.weight_format import DenseWeight, Weight, linear_by_row_chunks
 from qcode.protocol.errors import UnsupportedModel
 
@@ -37,30 +37,6 @@ class GgmlType(IntEnum):
     IQ4_NL = 20
     BF16 = 30
 
-
-class BlockSize(NamedTuple):
-    """One block: how many values it stands for, in how many bytes."""
-
-    values: int
-    num_bytes: int
-
-
-BLOCK_SIZES: dict[GgmlType, BlockSize] = {
-    GgmlType.F32: BlockSize(1, 4),
-    GgmlType.F16: BlockSize(1, 2),
-    GgmlType.BF16: BlockSize(1, 2),
-    GgmlType.Q4_0: BlockSize(32, 18),
-    GgmlType.Q4_1: BlockSize(32, 20),
-    GgmlType.Q5_0: BlockSize(32, 22),
-    GgmlType.Q5_1: BlockSize(32, 24),
-    GgmlType.Q8_0: BlockSize(32, 34),
-    GgmlType.Q2_K: BlockSize(256, 84),
-    GgmlType.Q3_K: BlockSize(256, 110),
-    GgmlType.Q4_K: BlockSize(256, 144),
-    GgmlType.Q5_K: BlockSize(256, 176),
-    GgmlType.Q6_K: BlockSize(256, 210),
-    GgmlType.IQ4_NL: BlockSize(32, 18),
-}
 
 FLOAT_DTYPES: dict[GgmlType, torch.dtype] = {
     GgmlType.F32: torch.float32,
@@ -88,21 +64,21 @@ def tensor_bytes(ggml_type: int, shape: tuple[int, ...]) -> int:
 
     Raises UnsupportedModel for an unknown type or a last axis that is not whole blocks.
     """
-    block = BLOCK_SIZES[checked_type(ggml_type)]
-    if shape[-1] % block.values:
+    block = BLOCK_LAYOUTS[checked_type(ggml_type)]
+    if shape[-1] % block.block_size:
         raise UnsupportedModel(
-            f"a tensor row of {shape[-1]} values is not a multiple of {block.values}"
+            f"a tensor row of {shape[-1]} values is not a multiple of {block.block_size}"
         )
-    return prod(shape) // block.values * block.num_bytes
+    return prod(shape) // block.block_size * block.block_bytes
 
 
 def dequantize(raw: Tensor, ggml_type: int, shape: tuple[int, ...]) -> Tensor:
     """`raw` uint8 (any shape, in file order) -> float32 tensor of `shape`."""
     kind = checked_type(ggml_type)
-    block = BLOCK_SIZES[kind]
+    block = BLOCK_LAYOUTS[kind]
     if kind in FLOAT_DTYPES:
         return raw.reshape(-1).view(FLOAT_DTYPES[kind]).reshape(shape).float()
-    return _DECODERS[kind](raw.reshape(-1, block.num_bytes)).reshape(shape)
+    return _DECODERS[kind](raw.reshape(-1, block.block_bytes)).reshape(shape)
 
 
 class GgmlWeight:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from qcode.engine.kernels.library import KernelLibrary
 from qcode.engine.kernels.packed_weight import PackedWeight
-from qcode.engine.quantization.ggml import BLOCK_SIZES, GgmlType, dequantize
+from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS
+from qcode.engine.quantization.ggml import GgmlType, dequantize
 
 RandomTensor = Callable[..., Tensor]
 PACKED = [
@@ -26,10 +27,10 @@ every_format = pytest.mark.parametrize("kind", PACKED, ids=lambda kind: kind.nam
 
 def random_bytes(kind: GgmlType, rows: int, columns: int) -> Tensor:
     """Random blocks with finite scales of both signs."""
-    block = BLOCK_SIZES[kind]
+    block = BLOCK_LAYOUTS[kind]
     rng = np.random.default_rng(rows * 1000 + columns)
-    count = rows * columns // block.values
-    raw = rng.integers(0, 256, (count, block.num_bytes), dtype=np.uint8)
+    count = rows * columns // block.block_size
+    raw = rng.integers(0, 256, (count, block.block_bytes), dtype=np.uint8)
     for offset in SCALE_OFFSETS.get(kind, (0,)):
         scales = rng.uniform(-0.01, 0.01, (count, 1)).astype(np.float16)
         raw[:, offset : offset + 2] = scales.view(np.uint8)
@@ -37,7 +38,7 @@ def random_bytes(kind: GgmlType, rows: int, columns: int) -> Tensor:
 
 
 def columns_for(kind: GgmlType, groups: int) -> int:
-    return groups * BLOCK_SIZES[kind].values
+    return groups * BLOCK_LAYOUTS[kind].block_size
 
 
 def rounding_bound(x: Tensor, matrix: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ def test_extreme_codes(library: KernelLibrary, kind: GgmlType) -> None:
     shape = (16, columns_for(kind, 1))
     for fill in (0, 255):
         raw = torch.full_like(random_bytes(kind, *shape), fill)
-        blocks = raw.view(-1, BLOCK_SIZES[kind].num_bytes)
+        blocks = raw.view(-1, BLOCK_LAYOUTS[kind].block_bytes)
         one = torch.tensor([1.0], dtype=torch.float16).view(torch.uint8)
         for offset in SCALE_OFFSETS.get(kind, (0,)):
             blocks[:, offset : offset + 2] = one

@@ -9,8 +9,8 @@ import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
 
+from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS
 from qcode.engine.quantization.ggml import (
-    BLOCK_SIZES,
     GgmlType,
     GgmlWeight,
     checked_type,
@@ -22,12 +22,12 @@ from qcode.engine.quantization.ggml import (
 from qcode.engine.quantization.weight_format import DenseWeight
 from qcode.protocol.errors import UnsupportedModel
 
-BLOCK_TYPES = [kind for kind, block in BLOCK_SIZES.items() if block.values > 1]
+BLOCK_TYPES = [kind for kind in GgmlType if BLOCK_LAYOUTS[kind].block_size > 1]
 
 
 def random_blocks(kind: GgmlType, num_blocks: int, seed: int = 0) -> np.ndarray:
     """Random bytes whose float16 fields are finite and of a usual size."""
-    size = BLOCK_SIZES[kind].num_bytes
+    size = BLOCK_LAYOUTS[kind].block_bytes
     raw = np.random.default_rng(seed).integers(0, 256, (num_blocks, size), dtype=np.uint8)
     halves = {
         GgmlType.Q4_1: (0, 2), GgmlType.Q5_1: (0, 2), GgmlType.Q4_K: (0, 2),
@@ -42,7 +42,7 @@ def random_blocks(kind: GgmlType, num_blocks: int, seed: int = 0) -> np.ndarray:
 
 
 def random_matrix(kind: GgmlType, rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    blocks = random_blocks(kind, rows * columns // BLOCK_SIZES[kind].values, seed)
+    blocks = random_blocks(kind, rows * columns // BLOCK_LAYOUTS[kind].block_size, seed)
     return blocks.reshape(rows, -1)
 
 
@@ -107,7 +107,7 @@ def test_real_file_slices_agree_with_gguf() -> None:
     seen = set()
     for tensor in gguf.GGUFReader(path).tensors:
         kind = GgmlType(int(tensor.tensor_type))
-        if kind in seen or BLOCK_SIZES[kind].values == 1:
+        if kind in seen or BLOCK_LAYOUTS[kind].block_size == 1:
             continue
         seen.add(kind)
         raw = np.array(tensor.data[:64])

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,7 +25,6 @@ from qcode.cli.exit_codes import INTERRUPTED
 from qcode.config.locations import Locations
 from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
-from qcode.frontends.progress import error_text
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import ReasoningDelta, TextDelta
 from qcode.protocol.errors import ModelStoreError
@@ -136,8 +135,6 @@ def pull(
     """Fetch a model. An interrupted pull goes on where it stopped."""
     try:
         model = pull_with_progress(user_store(), name)
-    except ModelStoreError as error:
-        _fail(error)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -212,10 +209,7 @@ async def _print_answer(path: Path, name: str, request: ChatRequest) -> None:
 @command.command()
 def rm(name: Annotated[str, typer.Argument(help="An installed model.")]) -> None:
     """Delete an installed model."""
-    try:
-        model = user_store().remove(name)
-    except ModelStoreError as error:
-        _fail(error)
+    model = user_store().remove(name)
     print(f"Removed {model.name} ({_size(model.size_bytes)}).")
 
 
@@ -224,18 +218,13 @@ def _installed_path(name: str) -> Path:
     if path is None:
         known = catalogue_entry(name) is not None
         hint = f"Fetch it: qcode model pull {name}" if known else "See: qcode model list"
-        _fail(ModelStoreError(f"No model {name!r} is installed.", hint))
+        raise ModelStoreError(f"No model {name!r} is installed.", hint)
     return path
 
 
 def _bytes_on_disk(path: Path) -> int:
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
     return sum(file.stat().st_size for file in files)
-
-
-def _fail(error: ModelStoreError) -> NoReturn:
-    print(printable(error_text(error)), file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def _warnings(entry: CatalogueEntry) -> list[str]:

@@ -76,7 +76,7 @@ class Progress:
             case ToolFinished():
                 self.line(_outcome(event))
             case Retrying():
-                self.line(f"trying again in {event.wait_s:.0f} s: {event.reason}")
+                self.line(f"trying again {waiting_time(event.wait_s)}: {event.reason}")
             case ContextCompacted():
                 self.line(
                     f"conversation shortened from {event.before_tokens:,} to "
@@ -137,6 +137,11 @@ class Progress:
             self._stream.flush()
         except (OSError, ValueError):
             self._stream = None
+
+
+def waiting_time(wait_s: float) -> str:
+    """How long until something happens, without a "0 s"."""
+    return f"in {wait_s:.0f} s" if wait_s >= 1 else "at once"
 
 
 def error_text(error: QcodeError) -> str:

@@ -62,6 +62,15 @@ def test_an_edit_is_asked_about_with_its_diff_and_then_made(project: Path) -> No
         terminal.type("y" + ENTER)
         terminal.see("All done.")
         assert (project / "greeting.py").read_text() == 'WORD = "good day"\n'
+        assert terminal.text().count('+ WORD = "good day"') == 1
+
+
+def test_an_edit_that_nobody_was_asked_about_is_shown(project: Path) -> None:
+    with start(project, [READ, EDIT, {"text": "All done."}], "--yolo") as terminal:
+        terminal.see("Shift+Tab")
+        terminal.type("greet formally" + ENTER)
+        terminal.see("All done.")
+        assert terminal.text().count('+ WORD = "good day"') == 1
 
 
 def test_an_empty_line_is_a_no(project: Path) -> None:
@@ -286,3 +295,25 @@ def test_a_new_conversation_keeps_the_model(project: Path) -> None:
         terminal.see("New conversation.")
         terminal.type("two" + ENTER)
         terminal.see("Second.")
+
+
+def test_a_history_that_cannot_be_written_is_let_go(project: Path, tmp_path: Path) -> None:
+    history = tmp_path / "home" / "state" / "history"
+    environment = {"QCODE_HOME": str(tmp_path / "home")}
+    with start(project, [{"text": "Hello."}], environment=environment) as terminal:
+        terminal.see("Shift+Tab")
+        history.unlink()
+        history.mkdir()
+        terminal.type("hi" + ENTER)
+        terminal.see("tokens in")
+        assert "Exception" not in terminal.text()
+
+
+def test_a_long_command_leaves_room_for_the_time(project: Path) -> None:
+    command = f"sleep 30; echo {'word ' * 40}"
+    with start(project, [call("run_shell_command", command=command)], "--yolo") as terminal:
+        terminal.see("Shift+Tab")
+        terminal.type("run it" + ENTER)
+        terminal.see("…  1 s")
+        terminal.type(CTRL_C)
+        terminal.see("Stopped.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -69,7 +70,15 @@ def _history(file: Path | None) -> History:
         file.touch(mode=0o600)
     except OSError:  # a read-only home costs the history, not the session
         return InMemoryHistory()
-    return FileHistory(str(file))
+    return _KeptHistory(str(file))
+
+
+class _KeptHistory(FileHistory):
+    """The prompts of all sessions, in a file. On a full disk they last as long as the program."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
 
 
 def _key_bindings(next_mode: Callable[[], None]) -> KeyBindings:

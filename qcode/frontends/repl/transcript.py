@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from qcode.frontends.progress import waiting_time
 from qcode.frontends.repl.diff_view import render_diff
 from qcode.frontends.repl.markdown_stream import MarkdownStream
 from qcode.protocol.chunks import (
@@ -40,7 +41,7 @@ from qcode.protocol.events import (
     TurnStarted,
 )
 from qcode.protocol.messages import AssistantMessage
-from qcode.protocol.permissions import DiffDisplay
+from qcode.protocol.permissions import DiffDisplay, Display
 from qcode.protocol.tools import TodoDisplay
 from qcode.sandbox.terminal_text import printable
 
@@ -60,6 +61,7 @@ class Transcript:
         self._activity = "thinking"
         self._tail = ""
         self._last_text = ""
+        self._asked_about: Display | None = None
         self._tokens = 0
         self._started_s = time.monotonic()
         self._live: Live | None = None
@@ -126,7 +128,7 @@ class Transcript:
                 self._set_activity(_prefill(event))
             case Retrying(wait_s=wait_s, reason=reason):
                 self._markdown = MarkdownStream()
-                self._print(Text(f"retrying in {wait_s:.0f} s: {printable(reason)}", "yellow"))
+                self._print(Text(f"retrying {waiting_time(wait_s)}: {printable(reason)}", "yellow"))
             case ToolStarted(title=title):
                 self._flush_text()
                 self._set_activity(printable(title))
@@ -135,8 +137,9 @@ class Transcript:
             case ToolFinished():
                 self._show_tool(event)
                 self._set_activity("thinking")
-            case ApprovalRequested():
+            case ApprovalRequested(request=request):
                 self._flush_text()
+                self._asked_about = request.preview
                 self._set_activity("waiting for your answer")
             case ContextCompacted(before_tokens=before, after_tokens=after):
                 self._print(Text(f"history shortened: {before:,} -> {after:,} tokens", "dim"))
@@ -187,6 +190,8 @@ class Transcript:
             line.append(f"  {event.duration_s:.1f} s", style="dim")
         self._print(line)
         match result.display:
+            case DiffDisplay() if result.display == self._asked_about:
+                pass  # the person has just seen it, with the question
             case DiffDisplay():
                 self._print(render_diff(result.display, indent="  "))
             case TodoDisplay(items=items):
@@ -228,11 +233,11 @@ class Transcript:
         for line in lines[-LIVE_LINES:]:
             grid.add_row(Text(line[: width - 1], "dim", no_wrap=True, overflow="crop"))
         seconds = time.monotonic() - self._started_s
-        status = f"{self._activity}  {seconds:.0f} s"
-        if self._tokens:
-            status += f"  {self._tokens} tokens"
+        facts = f"  {seconds:.0f} s" + (f"  {self._tokens} tokens" if self._tokens else "")
+        status = Text(self._activity.replace("\n", " "), "dim", no_wrap=True)
+        status.truncate(max(width - 4 - len(facts), 1), overflow="ellipsis")
         row = Table.grid(padding=(0, 1))
-        row.add_row(self._spinner, Text(status[: max(width - 4, 1)], "dim", no_wrap=True))
+        row.add_row(self._spinner, status.append(facts))
         row.add_row("", Text("Ctrl-C stops", "dim"))
         grid.add_row(row)
         return grid

@@ -292,6 +292,8 @@ def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Back
         )
     path = ModelStore(Locations.from_environment(os.environ).models).resolve(name)
     if path is None and catalogue_entry(name) is None:
+        if name.endswith((".gguf", ".safetensors")):
+            raise SettingsError(f"There is no file {name}.", "--model takes a name or a path.")
         raise SettingsError(
             f"There is no model {name!r} on this machine, and none of that name is known.",
             "`qcode model list` shows the known ones; for an endpoint's model add --base-url URL.",

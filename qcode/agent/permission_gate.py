@@ -11,6 +11,9 @@ from qcode.agent.session import DecisionEntry, Session, new_entry_id
 from qcode.protocol.events import ApprovalRequested, ApprovalResolved, Event
 from qcode.protocol.permissions import Answer, Approver, PermissionRequest
 
+DENIED = "Permission denied"
+"""How the result of a call that was not allowed begins."""
+
 
 class PermissionGate:
     """Lives as long as the agent: rules granted for the session stay. `policy` may be replaced at
@@ -36,7 +39,7 @@ class PermissionGate:
                 return None
             if verdict.decision == "deny":
                 _record(session, call_id, request, self.policy, False, verdict.reason, by="policy")
-                return f"Permission denied: {verdict.reason}"
+                return f"{DENIED}: {verdict.reason}"
             answer = await self._ask(call_id, request, verdict.reason, emit)
             _record(session, call_id, request, self.policy, answer.allowed, verdict.reason)
             if answer.allowed:
@@ -44,7 +47,7 @@ class PermissionGate:
                 if rule is not None:
                     self.policy = self.policy.with_session_rule(rule)
                 return None
-            return f"Permission denied ({verdict.reason}). {answer.note or 'The user said no.'}"
+            return f"{DENIED} ({verdict.reason}). {answer.note or 'The user said no.'}"
 
     async def _ask(
         self,

@@ -147,3 +147,9 @@ def test_a_model_that_is_not_here_is_fetched_or_looked_up(qcode: Qcode) -> None:
     unknown = qcode.run("model", "info", "nosuch")
     assert unknown.returncode == 1
     assert unknown.stderr == "error: No model 'nosuch' is installed.\nhint: See: qcode model list\n"
+
+
+def test_a_model_file_that_is_not_there_is_called_a_file(qcode: Qcode) -> None:
+    done = qcode.run("run", "hi", "--model", "missing.gguf")
+    assert done.returncode == 52
+    assert "There is no file missing.gguf." in done.stderr

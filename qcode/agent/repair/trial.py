@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcode.agent.answer import HARNESS
+from qcode.agent.permission_gate import DENIED
 from qcode.agent.repair.answers import Proposal
 from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.turn import TurnContext
@@ -93,9 +94,10 @@ class Trial:
         self._changed_at = int(time.time())
         self._originals[path] = replace(original, changed=path.read_bytes())
         if result.is_error:
+            allow = "Allow the edit when asked, or with --approval-mode auto-edit or --yolo."
             raise TaskNotDone(
                 f"{proposal.path} was not changed: {_first_line(result)}",
-                hint="Allow the edit when asked, or with --approval-mode auto-edit or --yolo.",
+                hint=allow if result.content.startswith(DENIED) else "",
             )
 
     def restore(self) -> None:

@@ -294,7 +294,23 @@ async def test_a_refused_edit_ends_the_turn_and_changes_nothing(project: Path) -
     assert finished.reason == "failed"
     assert finished.error is not None
     assert "cart.py was not changed" in finished.error.message
+    assert "auto-edit" in finished.error.hint
     assert (project / "cart.py").read_text() == CART
+
+
+async def test_an_edit_that_fails_for_another_reason_is_no_question_of_permission(
+    project: Path,
+) -> None:
+    def allows(request: PermissionRequest) -> bool:
+        if request.access == Access.EDIT:
+            (project / "cart.py").write_text("# somebody else's\n")
+        return True
+
+    _, finished = await play(agent_for(project, Model(FIX), allows=allows))
+    assert finished.reason == "failed"
+    assert finished.error is not None
+    assert "cart.py was not changed" in finished.error.message
+    assert finished.error.hint == ""
 
 
 async def test_a_broken_endpoint_fails_the_turn_and_restores(project: Path) -> None:

@@ -229,6 +229,16 @@ def test_no_color_and_a_narrow_window(project: Path) -> None:
         assert b"\x1b[32m" not in terminal.raw
 
 
+def test_sentences_are_broken_between_words(project: Path) -> None:
+    steps = [
+        {"error": {"type": "unavailable", "message": "connection to the house was lost again"}}
+    ]
+    with start(project, steps, columns=30) as terminal:
+        terminal.see("default")
+        terminal.type("hi" + ENTER)
+        terminal.see("connection to the house was\nlost again")
+
+
 def test_a_model_that_cannot_be_had_is_told_and_the_prompt_comes_back(project: Path) -> None:
     command = [sys.executable, "-m", "qcode", "--model", "scripted:missing.json"]
     with Terminal(command, cwd=project) as terminal:

@@ -238,9 +238,9 @@ class Repl:
             self._console.print(Text(printable(text)), soft_wrap=True)
 
     def _show_error(self, error: QcodeError) -> None:
-        self._console.print(Text(printable(error.message), "red"), soft_wrap=True)
+        self._console.print(Text(printable(error.message), "red"))
         if error.hint:
-            self._console.print(Text(f"hint: {printable(error.hint)}"), soft_wrap=True)
+            self._console.print(Text(f"hint: {printable(error.hint)}"))
 
 
 async def show_turn(

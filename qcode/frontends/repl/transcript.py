@@ -128,7 +128,9 @@ class Transcript:
                 self._set_activity(_prefill(event))
             case Retrying(wait_s=wait_s, reason=reason):
                 self._markdown = MarkdownStream()
-                self._print(Text(f"retrying {waiting_time(wait_s)}: {printable(reason)}", "yellow"))
+                self._print_prose(
+                    Text(f"retrying {waiting_time(wait_s)}: {printable(reason)}", "yellow")
+                )
             case ToolStarted(title=title):
                 self._flush_text()
                 self._set_activity(printable(title))
@@ -146,7 +148,7 @@ class Transcript:
             case Notice(text=text, level=level):
                 self._flush_text()
                 style = "yellow" if level == "warning" else "dim"
-                self._console.print(Text(f"· {printable(text)}", style))
+                self._print_prose(Text(f"· {printable(text)}", style))
             case TurnFinished():
                 self._finish(event)
             case StepStarted():
@@ -205,12 +207,12 @@ class Transcript:
     def _finish(self, event: TurnFinished) -> None:
         self._flush_text()
         if event.reason == "cancelled":
-            self._print(Text("Stopped. What was said so far is kept.", "yellow"))
+            self._print_prose(Text("Stopped. What was said so far is kept.", "yellow"))
         if event.error is not None:
             if event.error.message != self._last_text:
-                self._print(Text(f"{printable(event.error.message)}", "red"))
+                self._print_prose(Text(printable(event.error.message), "red"))
             if event.error.hint:
-                self._print(Text(f"hint: {printable(event.error.hint)}"))
+                self._print_prose(Text(f"hint: {printable(event.error.hint)}"))
         seconds = time.monotonic() - self._started_s
         usage = event.usage
         summary = f"{seconds:.0f} s · {usage.input_tokens:,} tokens in"
@@ -219,7 +221,12 @@ class Transcript:
         self._print(Text(f"{summary} · {usage.output_tokens:,} out", "dim"))
 
     def _print(self, renderable: RenderableType) -> None:
+        """Text goes to the terminal in whole lines, so that it can be copied as it is."""
         self._console.print(renderable, soft_wrap=isinstance(renderable, Text))
+
+    def _print_prose(self, text: Text) -> None:
+        """Sentences are broken between words."""
+        self._console.print(text)
 
     def _set_activity(self, activity: str) -> None:
         if activity != self._activity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ command = typer.Typer(
 )
 
 
-@command.command()
+@command.command(context_settings={"allow_extra_args": True})
 def run(
+    context: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(help="What to do. `-`, or nothing: read it from standard input."),
@@ -119,6 +121,9 @@ def run(
     Progress goes to stderr, the answer to stdout. What would need a person's yes is refused,
     unless stdin and stderr are a terminal.
     """
+    if context.args:
+        task = " ".join([prompt or "", *context.args])
+        context.fail(f"Put the task in quotes: qcode run {shlex.quote(task)}")
     _open_missing_streams()
     flags = setting_flags(
         model=model,

@@ -153,3 +153,9 @@ def test_a_model_file_that_is_not_there_is_called_a_file(qcode: Qcode) -> None:
     done = qcode.run("run", "hi", "--model", "missing.gguf")
     assert done.returncode == 52
     assert "There is no file missing.gguf." in done.stderr
+
+
+def test_a_task_without_quotes_is_told_to_have_them(qcode: Qcode) -> None:
+    done = qcode.run("run", "fix", "the", "test", "--yolo")
+    assert done.returncode == 2
+    assert "qcode run 'fix the test'" in done.stderr

@@ -10,7 +10,7 @@ from qcode.agent.repair.runners import TestRunner
 from qcode.agent.repair.trial import CommandRun, Trial
 from qcode.protocol.errors import TaskNotDone
 
-FIRST_RUN_LIMIT_S = 120.0
+FIRST_RUN_LIMIT_S = 300.0
 LONGEST_TRIAL_S = 120.0
 
 

@@ -36,7 +36,9 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=5000)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
-        env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+        # The size comes from the terminal; variables would speak of another one.
+        left_out = {"NO_COLOR", "COLUMNS", "LINES"}
+        env = {name: value for name, value in os.environ.items() if name not in left_out}
         env |= {"TERM": "xterm-256color"} | (environment or {})
         self._process = PtyProcess.spawn(
             list(command), cwd=str(cwd), env=env, dimensions=(rows, columns)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from qcode.engine.block_pool import BlockCopy
+from qcode.engine.layers.cache import PagedKV
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.errors import OutOfMemory
@@ -72,10 +72,10 @@ class KVCache:
         """Raises `OutOfMemory`."""
         shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
         try:
-            self.layers: list[tuple[Tensor, Tensor]] = [
-                (
-                    torch.empty(shape, dtype=dtype, device=device),
-                    torch.empty(shape, dtype=dtype, device=device),
+            self.layers: list[PagedKV] = [
+                PagedKV(
+                    keys=torch.empty(shape, dtype=dtype, device=device),
+                    values=torch.empty(shape, dtype=dtype, device=device),
                 )
                 for _ in range(config.num_layers)
             ]
@@ -89,6 +89,6 @@ class KVCache:
     def copy(self, copies: Iterable[BlockCopy]) -> None:
         """In order: a later copy may overwrite an earlier one's source."""
         for item in copies:
-            for keys, values in self.layers:
-                for cache in (keys, values):
+            for layer in self.layers:
+                for cache in (layer.keys, layer.values):
                     cache[item.target, : item.num_slots] = cache[item.source, : item.num_slots]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Architecture = Literal["qwen2", "qwen3", "qwen3_moe"]
+Architecture = Literal["qwen2", "qwen3", "qwen3_moe", "qwen3_next"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,27 @@ class ExpertsConfig:
     """Whether the weights of the chosen experts are scaled to sum to one."""
     layers: frozenset[int]
     """The layers that have experts; the others have an ordinary MLP."""
+    shared_intermediate_size: int = 0
+    """Width of the expert that every token passes through; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearAttentionConfig:
+    """The Gated DeltaNet layers of a hybrid model."""
+
+    num_key_heads: int
+    num_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel_size: int
+    layers: frozenset[int]
+    """The layers that have it; the others have full attention."""
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels of the convolution: queries, keys and values of all heads."""
+        keys = self.num_key_heads * self.key_head_dim
+        return 2 * keys + self.num_value_heads * self.value_head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +94,19 @@ class ModelConfig:
     """Whether o_proj has a bias too."""
     experts: ExpertsConfig | None
     generation: GenerationDefaults
+    linear_attention: LinearAttentionConfig | None = None
+    partial_rotary_factor: float = 1.0
+    """The share of a head's dimensions that is rotated; the others pass through."""
+
+    @property
+    def rotary_dim(self) -> int:
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    @property
+    def attention_layers(self) -> frozenset[int]:
+        """The layers with full attention, which keep keys and values."""
+        linear = self.linear_attention.layers if self.linear_attention else frozenset()
+        return frozenset(range(self.num_layers)) - linear
 
     @property
     def qk_norm(self) -> bool:

@@ -12,6 +12,7 @@ from qcode.engine.batch import build_batch
 from qcode.engine.block_pool import BlockCopy
 from qcode.engine.kv_cache import KVCache
 from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.layers.cache import LayerCache
 from qcode.engine.sampler import Choice, SamplingRow, sample
 from qcode.engine.scheduler import Scheduled
 from qcode.engine.sequence import Sequence
@@ -22,9 +23,9 @@ class Network(Protocol):
     """The part of a model that a step needs."""
 
     def forward(
-        self, ids: Tensor, inputs: AttentionInputs, kv: abc.Sequence[tuple[Tensor, Tensor]]
+        self, ids: Tensor, inputs: AttentionInputs, caches: abc.Sequence[LayerCache]
     ) -> Tensor:
-        """ids [N] int64 -> hidden [N, D]; writes the keys and values of these tokens."""
+        """ids [N] int64 -> hidden [N, D]; what these tokens leave is written to the caches."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from random_checkpoint import write_safetensors
 
 from qcode.engine.engine import Engine
 from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
 from qcode.engine.sampler import SamplingRow, SeenTokens, resolve, sample
@@ -84,7 +85,10 @@ def plain_loop(
             context_lens=torch.tensor([n], dtype=torch.int32),
             block_tables=torch.zeros(1, 1, dtype=torch.int32),
         )
-        kv = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_layers)]
+        kv = [
+            PagedKV(keys=torch.zeros(shape), values=torch.zeros(shape))
+            for _ in range(config.num_layers)
+        ]
         hidden = loaded.model.forward(torch.tensor(tokens), inputs, kv)
         logits = loaded.model.logits(hidden[-1:])[:, : loaded.tokenizer.num_tokens]
         row = SamplingRow(sampling=resolved, position=position, seen=SeenTokens(tokens))

@@ -12,6 +12,7 @@ from random_checkpoint import FAMILIES, Family, random_vocabulary, write_gguf, w
 
 from qcode.engine.checkpoint.gguf import GgufFile
 from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.protocol.errors import QcodeError
 
@@ -23,7 +24,10 @@ def first_logits(loaded: LoadedModel) -> torch.Tensor:
     config, positions = loaded.config, torch.arange(4)
     dtype = loaded.model.embed_tokens(positions).dtype
     shape = (1, 4, config.num_key_value_heads, config.head_dim)
-    kv = [(torch.zeros(shape, dtype=dtype),) * 2 for _ in range(config.num_layers)]
+    kv = [
+        PagedKV(keys=torch.zeros(shape, dtype=dtype), values=torch.zeros(shape, dtype=dtype))
+        for _ in range(config.num_layers)
+    ]
     inputs = AttentionInputs(
         positions=positions,
         slots=positions,

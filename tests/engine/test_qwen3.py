@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from qcode.engine.layers.attention import AttentionInputs
+from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.protocol.errors import CheckpointError
 
@@ -43,7 +44,7 @@ class PagedRun:
         self.model = loaded.model
         # NaN in what was never written shows any read of it.
         self.kv = [
-            (torch.full(shape, torch.nan), torch.full(shape, torch.nan))
+            PagedKV(keys=torch.full(shape, torch.nan), values=torch.full(shape, torch.nan))
             for _ in range(config.num_layers)
         ]
         order = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(5))

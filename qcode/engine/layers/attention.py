@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qcode.engine import kernels
+from qcode.engine.layers.cache import PagedKV
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +28,15 @@ class AttentionInputs:
     """[B] int32: cached tokens of each sequence once this step's tokens are written."""
     block_tables: Tensor
     """[B, max_blocks] int32: the blocks of each sequence in order; unused entries are ignored."""
+    state_slots: Tensor | None = None
+    """[B] int64: the row of each sequence in the states of linear attention layers, if any."""
 
 
 def cached_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    kv: tuple[Tensor, Tensor],
+    cache: PagedKV,
     inputs: AttentionInputs,
     *,
     scale: float,
@@ -42,7 +45,7 @@ def cached_attention(
 
     A query sees every cached token of its own sequence up to its own position.
     """
-    k_cache, v_cache = kv
+    k_cache, v_cache = cache.keys, cache.values
     k_cache.view(-1, *k.shape[1:]).index_copy_(0, inputs.slots, k.to(k_cache.dtype))
     v_cache.view(-1, *v.shape[1:]).index_copy_(0, inputs.slots, v.to(v_cache.dtype))
     return kernels.paged_attention(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from qcode.engine.checkpoint.gguf_checkpoint import GgufCheckpoint
 from qcode.engine.checkpoint.json_file import read_json
-from qcode.engine.checkpoint.open import GgufCheckpoint, SafetensorsCheckpoint, open_checkpoint
+from qcode.engine.checkpoint.open import open_checkpoint
+from qcode.engine.checkpoint.safetensors_checkpoint import SafetensorsCheckpoint
 from qcode.engine.checkpoint.vocabulary import vocabulary_from_directory, vocabulary_from_gguf
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.models.qwen3 import Qwen3

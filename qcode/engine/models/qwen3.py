@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from qcode.engine import kernels
-from qcode.engine.checkpoint.open import Checkpoint
+from qcode.engine.checkpoint.checkpoint import Checkpoint
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
+from qcode.engine.layers.cache import LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
 from qcode.engine.layers.linear import Linear
 from qcode.engine.layers.moe import MixtureOfExperts
@@ -54,17 +55,13 @@ class Qwen3:
         tied = config.tie_word_embeddings
         self.lm_head = Linear(embedding if tied else checkpoint.weight("lm_head.weight", table))
 
-    def forward(
-        self, ids: Tensor, inputs: AttentionInputs, kv: Sequence[tuple[Tensor, Tensor]]
-    ) -> Tensor:
-        """ids [N] int64 -> normalised hidden states [N, D]; writes keys and values into `kv`.
-
-        `kv` holds each layer's key and value cache [num_blocks, block_size, K, head_dim].
-        """
+    def forward(self, ids: Tensor, inputs: AttentionInputs, caches: Sequence[LayerCache]) -> Tensor:
+        """ids [N] int64 -> normalised hidden states [N, D]; updates each layer's cache."""
         x = self.embed_tokens(ids)
         rotation = self.rotary(inputs.positions)
-        for layer, layer_kv in zip(self.layers, kv, strict=True):
-            x = layer(x, rotation, inputs, layer_kv)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            assert isinstance(cache, PagedKV)
+            x = layer(x, rotation, inputs, cache)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -93,9 +90,9 @@ class DecoderLayer:
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         inputs: AttentionInputs,
-        kv: tuple[Tensor, Tensor],
+        cache: PagedKV,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, inputs, kv)
+        x = x + self.self_attn(self.input_layernorm(x), rotation, inputs, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -131,14 +128,14 @@ class Attention:
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         inputs: AttentionInputs,
-        kv: tuple[Tensor, Tensor],
+        cache: PagedKV,
     ) -> Tensor:
         q, k, v = (part.view(len(x), -1, self.head_dim) for part in self.qkv_proj(x))
         if self.qk_norms:
             q_norm, k_norm = self.qk_norms
             q, k = q_norm(q), k_norm(k)
         q, k = kernels.apply_rotary(q, *rotation), kernels.apply_rotary(k, *rotation)
-        attended = cached_attention(q, k, v, kv, inputs, scale=self.head_dim**-0.5)
+        attended = cached_attention(q, k, v, cache, inputs, scale=self.head_dim**-0.5)
         return self.o_proj(attended.flatten(1))
 
 

@@ -1,0 +1,46 @@
+"""What every checkpoint offers, whatever the format of its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from qcode.engine.model_config import ModelConfig
+from qcode.engine.quantization.weight_format import Weight
+from qcode.protocol.errors import CheckpointError
+
+
+class Checkpoint(Protocol):
+    """Named weights on disk. A tensor that is missing, or not of the shape the network needs,
+    raises CheckpointError; one in a format we cannot read raises UnsupportedModel.
+
+    Unpacked weights and tensors come in the dtype and on the device asked for when it was opened.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def weight(self, name: str, shape: tuple[int, int]) -> Weight:
+        """The matrix `shape` [out, in], in the format it is stored in."""
+        ...
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A small tensor, such as a norm or a bias, unpacked."""
+        ...
+
+    def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
+        """One matrix for each expert; `shape` is [experts, out, in]."""
+        ...
+
+
+def check_shape(path: Path, name: str, stored: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Raises CheckpointError naming the file, the tensor and both shapes."""
+    if stored != expected:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is {list(stored)}, the network needs {list(expected)}"
+        )

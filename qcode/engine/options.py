@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-KVDtype = Literal["auto", "float16", "bfloat16", "float32"]
+KVDtype = Literal["auto", "float32", "float16", "bfloat16", "float8", "int8"]
+
+KVDtypeName = Literal["auto", "fp16", "bf16", "fp8", "int8"]
+KV_DTYPES: Mapping[KVDtypeName, KVDtype] = {
+    "auto": "auto",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp8": "float8",
+    "int8": "int8",
+}
+"""By the short names that people give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """`None` and "auto" leave the choice to the model and the machine.
 
-    `context_window` is the most tokens one sequence may hold, prompt and answer together; it is
-    never more than the model's own and never more than the cache holds. `kv_memory_bytes` is the
-    budget of the key and value cache. A prefill chunk has at most `max_chunk_tokens` tokens and
-    is sized to take about `chunk_target_s` seconds, so that an abort is noticed that soon and
-    sequences that are already being answered keep moving.
+    `context_window` is the most tokens one sequence may hold, prompt and answer together. More
+    than the model's own window scales the model by YaRN; a window that is asked for and does not
+    fit the memory is an error, one that is not asked for shrinks to what fits.
+
+    `kv_dtype` is what keys and values are kept in: float8 (e4m3) and int8 halve the memory of
+    float16 at some loss of precision. `kv_memory_bytes` is the budget of the key and value cache.
+    A prefill chunk has at most `max_chunk_tokens` tokens and is sized to take about
+    `chunk_target_s` seconds, so that an abort is noticed that soon and sequences that are already
+    being answered keep moving.
     """
 
     device: str = "auto"

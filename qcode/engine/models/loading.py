@@ -56,7 +56,7 @@ def load_model(
         model=model,
         tokenizer=tokenizer.result(),
         config=checkpoint.config,
-        chat_template=_chat_template(checkpoint),
+        chat_template=read_chat_template(checkpoint),
     )
 
 
@@ -77,7 +77,8 @@ def load_tokenizer(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> Tokeni
     return tokenizer
 
 
-def _chat_template(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> str | None:
+def read_chat_template(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> str | None:
+    """The Jinja template the checkpoint brings; untrusted."""
     if isinstance(checkpoint, GgufCheckpoint):
         return _text(checkpoint.file.metadata.get("tokenizer.chat_template"))
     file = checkpoint.path / "chat_template.jinja"

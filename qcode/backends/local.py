@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed, Delta, PrefillProgress, TokenChoice
 from qcode.protocol.messages import AssistantMessage, Usage
+from qcode.protocol.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from qcode.engine.engine import Engine
@@ -97,12 +100,12 @@ class LocalBackend:
         answer = _Answer(
             tokenizer, template.parser(request.tools), request.sampling.stop, shape.prefix_ids
         )
+        sampling = request.sampling
+        if shape.trace or sampling.logprobs is not None:
+            # The runner-up is one of the best two.
+            sampling = replace(sampling, logprobs=max(2, sampling.logprobs or 0))
         outputs = engines.generate(
-            prompt,
-            request.sampling,
-            constraint=constraint,
-            prefix_ids=shape.prefix_ids,
-            trace=shape.trace,
+            prompt, sampling, constraint=constraint, prefix_ids=shape.prefix_ids
         )
         async with contextlib.aclosing(outputs):
             for delta in answer.begin():
@@ -118,6 +121,33 @@ class LocalBackend:
                 for delta in answer.feed(output):
                     yield delta
         yield answer.completed(self._name, len(prompt) + len(shape.prefix_ids))
+
+    async def complete(
+        self, prefix: str, suffix: str | None, sampling: SamplingParams
+    ) -> AsyncGenerator[str, None]:
+        """Plain text, without a conversation: what stands between `prefix` and `suffix`, or what
+        follows `prefix` where there is no suffix. What looks like markup in them stays text.
+
+        Raises `EngineError`, also for a model that cannot fill in the middle, and
+        `ContextOverflow` for text that does not fit.
+        """
+        from qcode.engine.fim import fim_prompt, fim_stop_ids
+        from qcode.engine.stop_strings import StoppableText
+
+        engines = self.start()
+        tokenizer = (await engines.engine()).loaded.tokenizer
+        if suffix is None:
+            prompt = await asyncio.to_thread(tokenizer.encode, prefix)
+        else:
+            prompt = await asyncio.to_thread(fim_prompt, tokenizer, prefix, suffix)
+            sampling = replace(sampling, stop_ids=sampling.stop_ids + fim_stop_ids(tokenizer))
+        text = StoppableText(tokenizer, sampling.stop)
+        async with contextlib.aclosing(engines.generate(prompt, sampling)) as outputs:
+            async for output in outputs:
+                if settled := text.feed(output.token_ids):
+                    yield settled
+        if rest := text.flush():
+            yield rest
 
     def _chat_template(self, engine: Engine) -> ChatTemplate:
         if self._template is None:
@@ -147,12 +177,11 @@ class _Answer:
         stop: Sequence[str],
         prefix_ids: Sequence[int],
     ) -> None:
-        from qcode.engine.tokenizer import IncrementalDecoder
+        from qcode.engine.stop_strings import StoppableText
 
         self._tokenizer = tokenizer
         self._parser = parser
-        self._decoder = IncrementalDecoder(tokenizer)
-        self._stop = StopStrings(stop)
+        self._settled = StoppableText(tokenizer, stop)
         self._prefix_ids = prefix_ids
         self._raw: list[str] = []
         self._trace: list[TokenChoice] = []
@@ -166,17 +195,17 @@ class _Answer:
 
     def begin(self) -> Iterator[Delta]:
         """The deltas of the prefix that the answer continues."""
-        yield from self._text(self._decoder.feed(self._prefix_ids))
+        yield from self._parse(self._settled.feed(self._prefix_ids))
 
     def feed(self, output: TokenOutput) -> Iterator[Delta]:
         if output.prefill is not None:
             self._num_cached_tokens = output.prefill.cached_tokens
         self._num_tokens += len(output.token_ids)
         self._trace.extend(self._choices(output))
-        yield from self._text(self._decoder.feed(output.token_ids))
-        if output.finish_reason is not None and not self.is_finished:
+        yield from self._parse(self._settled.feed(output.token_ids))
+        if output.finish_reason is not None:
             self._finish_reason = output.finish_reason
-            yield from self._parse(self._stop.feed(self._decoder.flush()) + self._stop.flush())
+            yield from self._parse(self._settled.flush())
             yield from self._parser.flush(truncated=self._is_truncated)
 
     def completed(self, model: str, num_prompt_tokens: int) -> Completed:
@@ -198,12 +227,6 @@ class _Answer:
     def _is_truncated(self) -> bool:
         return self._finish_reason == "length"
 
-    def _text(self, text: str) -> Iterator[Delta]:
-        yield from self._parse(self._stop.feed(text))
-        if self._stop.is_found:
-            self._finish_reason = "stop"
-            yield from self._parser.flush()
-
     def _parse(self, text: str) -> Iterable[Delta]:
         if not text:
             return ()
@@ -211,49 +234,14 @@ class _Answer:
         return self._parser.feed(text)
 
     def _choices(self, output: TokenOutput) -> Iterator[TokenChoice]:
-        for item in output.probabilities:
+        for item in output.logprobs:
+            others = (pair for pair in item.top if pair[0] != item.token_id)
+            runner_up_id, runner_up = next(others, (-1, -math.inf))
             yield TokenChoice(
                 token_id=item.token_id,
                 text=self._tokenizer.decode([item.token_id]),
-                probability=item.probability,
-                runner_up_id=item.runner_up_id,
-                runner_up_text=self._tokenizer.decode([item.runner_up_id]),
-                runner_up_probability=item.runner_up_probability,
+                probability=math.exp(item.logprob),
+                runner_up_id=runner_up_id,
+                runner_up_text=self._tokenizer.decode([runner_up_id]),
+                runner_up_probability=math.exp(runner_up),
             )
-
-
-class StopStrings:
-    """Cuts a text at the first of several strings, the same however the text is split."""
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        self._strings = [string for string in strings if string]
-        self._held = ""
-        self.is_found = False
-
-    def feed(self, text: str) -> str:
-        """The text that is settled: what may be the beginning of a stop string is held back, and
-        nothing follows one that was found."""
-        if self.is_found:
-            return ""
-        text = self._held + text
-        starts = {string: text.find(string) for string in self._strings}
-        found = [(start + len(string), start) for string, start in starts.items() if start >= 0]
-        if found:
-            self.is_found = True
-            self._held = ""
-            # The one that is complete first, whatever else had begun before it.
-            return text[: min(found)[1]]
-        held = max((_overlap(text, string) for string in self._strings), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def flush(self) -> str:
-        """What was held back, once nothing follows."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, string: str) -> int:
-    """How many characters at the end of `text` begin `string`."""
-    longest = min(len(text), len(string) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)

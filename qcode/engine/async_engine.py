@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import queue
 import threading
@@ -61,11 +62,7 @@ class _Stream:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Submit:
     stream: _Stream
-    prompt: Sequence[int]
-    sampling: SamplingParams
-    constraint: Constraint | None
-    prefix_ids: Sequence[int]
-    trace: bool
+    submit: Callable[[Engine], RequestId]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,24 +122,39 @@ class AsyncEngine:
         *,
         constraint: Constraint | None = None,
         prefix_ids: Sequence[int] = (),
-        trace: bool = False,
     ) -> AsyncGenerator[TokenOutput, None]:
         """The outputs of `Engine.step` for one request, the last with a finish reason.
 
         Raises what `Engine.load` and `Engine.submit` raise, and `EngineError` when the engine
         fails or is closed. Closing the generator aborts the request.
         """
+
+        def submit(engine: Engine) -> RequestId:
+            return engine.submit(prompt, sampling, constraint=constraint, prefix_ids=prefix_ids)
+
+        async with contextlib.aclosing(self._outputs(submit)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def score(self, ids: Sequence[int]) -> list[float]:
+        """As `Engine.score`, beside other requests. Cancelling it aborts the request.
+
+        Raises what `Engine.load` and `Engine.submit_score` raise, and `EngineError` when the
+        engine fails or is closed.
+        """
+        scores: list[float] = []
+        outputs = self._outputs(lambda engine: engine.submit_score(ids))
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                scores += output.scores
+        return scores
+
+    async def _outputs(
+        self, submit: Callable[[Engine], RequestId]
+    ) -> AsyncGenerator[TokenOutput, None]:
         await self.engine()
         stream = _Stream()
-        request = _Submit(
-            stream=stream,
-            prompt=prompt,
-            sampling=sampling,
-            constraint=constraint,
-            prefix_ids=prefix_ids,
-            trace=trace,
-        )
-        self._send(request)
+        self._send(_Submit(stream=stream, submit=submit))
         try:
             while True:
                 output = await stream.get()
@@ -208,13 +220,7 @@ class AsyncEngine:
 
     def _submit(self, engine: Engine, request: _Submit) -> None:
         try:
-            request_id = engine.submit(
-                request.prompt,
-                request.sampling,
-                constraint=request.constraint,
-                prefix_ids=request.prefix_ids,
-                trace=request.trace,
-            )
+            request_id = request.submit(engine)
         except QcodeError as error:
             request.stream.put(error)
         except Exception as error:

@@ -19,19 +19,17 @@ from qcode.engine.device import (
 )
 from qcode.engine.grammar import Constraint, GrammarCompiler
 from qcode.engine.kv_cache import KVCache, plan_kv_cache
-from qcode.engine.model_runner import ModelRunner
+from qcode.engine.model_config import GenerationDefaults
+from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
-from qcode.engine.sampler import Choice, SeenTokens, resolve
+from qcode.engine.outputs import advance, finish_reason, prefill_progress, take_scores
+from qcode.engine.recurrent_state import RecurrentStates, plan_state_slots
+from qcode.engine.sampler import logit_adjustments, resolve
 from qcode.engine.scheduler import ChunkSizer, Scheduled, Scheduler
-from qcode.engine.sequence import (
-    FinishReason,
-    Prefill,
-    RequestId,
-    Sequence,
-    TokenOutput,
-    TokenProbability,
-)
+from qcode.engine.sequence import RequestId, Sequence, TokenOutput
+from qcode.engine.state_pool import StatePool
+from qcode.engine.stop_strings import StoppableText
 from qcode.protocol.errors import ContextOverflow, EngineError
 from qcode.protocol.sampling import SamplingParams
 
@@ -42,9 +40,11 @@ class Engine:
     def __init__(self, loaded: LoadedModel, options: EngineOptions) -> None:
         """Raises `OutOfMemory`."""
         device = choose_device(options.device)
-        dtype = cache_dtype(options, device)
+        kv_dtype = cache_dtype(options, device)
         config = loaded.config
-        plan = plan_kv_cache(config, options, dtype=dtype, available_bytes=available_bytes(device))
+        plan = plan_kv_cache(
+            config, options, kv_dtype=kv_dtype, available_bytes=available_bytes(device)
+        )
         self.loaded = loaded
         self.context_window = plan.context_window
         num_tokens = min(config.vocab_size, loaded.tokenizer.num_tokens)
@@ -59,12 +59,22 @@ class Engine:
             config,
             num_blocks=plan.num_blocks,
             block_size=options.block_size,
-            dtype=dtype,
+            kv_dtype=kv_dtype,
+            device=device,
+        )
+        self._num_state_slots = plan_state_slots(
+            config, options, available_bytes=available_bytes(device)
+        )
+        states = RecurrentStates(
+            config,
+            num_slots=self._num_state_slots,
+            dtype=activation_dtype(options, device),
             device=device,
         )
         self._runner = ModelRunner(
             loaded.model,
             cache,
+            states,
             num_tokens=num_tokens,
             block_size=options.block_size,
             device=device,
@@ -93,7 +103,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._finished_early) or self._scheduler.has_work
+        return bool(self._outputs) or self._scheduler.has_work
 
     @property
     def num_available_blocks(self) -> int:
@@ -105,10 +115,18 @@ class Engine:
         self._pool = BlockPool(
             self.num_blocks, self._options.block_size, prefix_reuse=self._options.prefix_reuse
         )
-        self._scheduler = Scheduler(
-            self._pool, self._chunks, max_sequences=self._options.max_sequences
+        states = StatePool(
+            self._num_state_slots,
+            self._options.block_size,
+            prefix_reuse=self._options.prefix_reuse,
         )
-        self._finished_early: list[TokenOutput] = []
+        self._scheduler = Scheduler(
+            self._pool,
+            self._chunks,
+            max_sequences=self._options.max_sequences,
+            states=states if self._num_state_slots else None,
+        )
+        self._outputs: list[TokenOutput] = []
 
     def submit(
         self,
@@ -117,107 +135,132 @@ class Engine:
         *,
         constraint: Constraint | None = None,
         prefix_ids: abc.Sequence[int] = (),
-        trace: bool = False,
     ) -> RequestId:
         """Queue a request. `prefix_ids` continue the prompt and count as the answer's beginning:
-        for `max_tokens`, for the seed and for the constraint.
+        for `max_tokens`, for the seed, for penalties, for stop strings and for the constraint.
 
         Raises `ContextOverflow` for a prompt without room for an answer, `EngineError` for ids
         out of the vocabulary, sampling values out of range or a prefix the constraint refuses.
         """
         tokens = [*prompt, *prefix_ids]
         self._check_prompt(tokens)
-        resolved = resolve(sampling, self.loaded.config.generation)
+        resolved = resolve(sampling, self.loaded.config.generation, self._num_tokens)
         if constraint is not None:
             for token in prefix_ids:
                 constraint.consume(token)
-        request_id = RequestId(next(self._request_ids))
+        own_ends = frozenset() if sampling.ignore_eos else self._eos_ids
         sequence = Sequence(
-            id=request_id,
+            id=RequestId(next(self._request_ids)),
             tokens=tokens,
             num_prompt_tokens=len(tokens),
             num_answer_tokens=len(prefix_ids),
             max_tokens=sampling.max_tokens or self.context_window,
             sampling=resolved,
+            end_ids=own_ends.union(sampling.stop_ids),
             constraint=constraint,
-            trace=trace,
-            seen=SeenTokens(tokens) if resolved.repetition_penalty != 1.0 else None,
+            adjustments=logit_adjustments(resolved, prompt=prompt, output=prefix_ids),
         )
-        finish_reason = self._finish_reason(sequence)
-        if finish_reason is None:
+        if sampling.stop:
+            sequence.text = StoppableText(self.loaded.tokenizer, sampling.stop)
+            sequence.text.feed(prefix_ids)
+        reason = finish_reason(sequence, self.context_window)
+        if reason is None:
             self._scheduler.add(sequence)
         else:
-            output = TokenOutput(request_id=request_id, finish_reason=finish_reason)
-            self._finished_early.append(output)
-        return request_id
+            self._outputs.append(TokenOutput(request_id=sequence.id, finish_reason=reason))
+        return sequence.id
+
+    def submit_score(self, ids: abc.Sequence[int]) -> RequestId:
+        """Queue a text whose tokens' log-probabilities are wanted: `TokenOutput.scores` has them,
+        one for each token after the first, given those before it.
+
+        Raises `EngineError` for fewer than two tokens and for ids out of the vocabulary,
+        `ContextOverflow` for more tokens than the context window.
+        """
+        tokens = list(ids)
+        if len(tokens) < 2:
+            raise EngineError(f"a text to score needs two tokens or more, this has {len(tokens)}")
+        if len(tokens) > self.context_window:
+            raise ContextOverflow(
+                f"the text has {len(tokens)} tokens, the context window {self.context_window}",
+                "Score it in parts.",
+            )
+        self._check_ids(tokens)
+        sequence = Sequence(
+            id=RequestId(next(self._request_ids)),
+            tokens=tokens,
+            num_prompt_tokens=len(tokens),
+            num_answer_tokens=0,
+            max_tokens=0,
+            sampling=resolve(SamplingParams(), GenerationDefaults(), self._num_tokens),
+            is_scored=True,
+        )
+        self._scheduler.add(sequence)
+        return sequence.id
+
+    def score(self, ids: abc.Sequence[int]) -> list[float]:
+        """The log-probability of each token after the first, given those before it; in float32
+        maths throughout where the engine was loaded with `EngineOptions(dtype="float32")`.
+
+        Other requests move on meanwhile; what they put out is returned by the next `step`. Raises
+        what `submit_score` raises, and `OutOfMemory`.
+        """
+        request_id = self.submit_score(ids)
+        scores: list[float] = []
+        others, self._outputs = self._outputs, []
+        try:
+            is_done = False
+            while not is_done:
+                for output in self.step():
+                    if output.request_id != request_id:
+                        others.append(output)
+                        continue
+                    scores += output.scores
+                    is_done = output.finish_reason is not None
+        finally:
+            self.abort(request_id)
+            self._outputs = others + self._outputs
+        return scores
 
     def abort(self, request_id: RequestId) -> None:
         """Forget a request and free its blocks. Idempotent; what it computed stays reusable."""
         self._scheduler.remove(request_id)
-        self._finished_early = [x for x in self._finished_early if x.request_id != request_id]
+        self._outputs = [x for x in self._outputs if x.request_id != request_id]
 
     def step(self) -> list[TokenOutput]:
         """Move every running request on: a chunk of its prompt or a token of its answer."""
-        outputs, self._finished_early = self._finished_early, []
+        outputs, self._outputs = self._outputs, []
         scheduled = self._scheduler.schedule()
         if scheduled:
-            choices = self._run(scheduled)
-            outputs += self._postprocess(scheduled, choices)
+            outputs += self._postprocess(scheduled, self._run(scheduled))
         return outputs
 
-    def _run(self, scheduled: list[Scheduled]) -> list[Choice]:
+    def _run(self, scheduled: list[Scheduled]) -> StepResult:
         started = time.perf_counter()
-        choices = self._runner.run(scheduled, self._scheduler.copies)
+        result = self._runner.run(scheduled, self._scheduler.copies, self._scheduler.state_copies)
         num_tokens = sum(item.num_tokens for item in scheduled)
         self._chunks.observe(num_tokens, time.perf_counter() - started)
-        return choices
+        return result
 
-    def _postprocess(self, scheduled: list[Scheduled], choices: list[Choice]) -> list[TokenOutput]:
-        chosen = iter(choices)
+    def _postprocess(self, scheduled: list[Scheduled], result: StepResult) -> list[TokenOutput]:
+        choices, scores = iter(result.choices), iter(result.scores)
         outputs = []
         for item in scheduled:
             sequence = item.sequence
-            prefill = _prefill(item)
-            sequence.num_computed_tokens += item.num_tokens
-            self._pool.commit(sequence)
+            prefill = prefill_progress(item)
+            self._scheduler.commit(item)
             if item.is_sampled:
-                output = self._advance(sequence, next(chosen), prefill)
-                if output.finish_reason is not None:
-                    self._scheduler.remove(sequence.id)
-                outputs.append(output)
+                output = advance(sequence, next(choices), prefill, self.context_window)
+            elif sequence.is_scored:
+                output = take_scores(sequence, next(scores), prefill)
             elif prefill is not None:
-                outputs.append(TokenOutput(request_id=sequence.id, prefill=prefill))
+                output = TokenOutput(request_id=sequence.id, prefill=prefill)
+            else:
+                continue
+            if output.finish_reason is not None:
+                self._scheduler.remove(sequence.id)
+            outputs.append(output)
         return outputs
-
-    def _advance(self, sequence: Sequence, choice: Choice, prefill: Prefill | None) -> TokenOutput:
-        """Take the chosen token into the sequence, or end it."""
-        token = choice.token
-        if token in self._eos_ids:
-            return TokenOutput(request_id=sequence.id, prefill=prefill, finish_reason="stop")
-        if sequence.constraint is not None:
-            try:
-                sequence.constraint.consume(token)
-            except EngineError as error:
-                return TokenOutput(
-                    request_id=sequence.id, prefill=prefill, finish_reason="error", error=error
-                )
-        sequence.tokens.append(token)
-        if sequence.seen is not None:
-            sequence.seen.add(token)
-        return TokenOutput(
-            request_id=sequence.id,
-            token_ids=(token,),
-            probabilities=(_probability(choice),) if sequence.trace else (),
-            prefill=prefill,
-            finish_reason=self._finish_reason(sequence),
-        )
-
-    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        if sequence.constraint is not None and sequence.constraint.is_complete:
-            return "stop"
-        if sequence.answer_position >= sequence.max_tokens:
-            return "length"
-        return "length" if sequence.num_tokens >= self.context_window else None
 
     def _check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
@@ -227,26 +270,8 @@ class Engine:
                 f"the prompt has {len(tokens)} tokens, the context window {self.context_window}",
                 "Start a new session, or shorten the conversation.",
             )
+        self._check_ids(tokens)
+
+    def _check_ids(self, tokens: list[int]) -> None:
         if min(tokens) < 0 or max(tokens) >= self._num_tokens:
             raise EngineError(f"a token id is out of the vocabulary of {self._num_tokens}")
-
-
-def _prefill(item: Scheduled) -> Prefill | None:
-    """What to report of a part of a prompt; nothing once the answer has begun."""
-    sequence = item.sequence
-    if sequence.num_sampled_tokens:
-        return None
-    return Prefill(
-        done_tokens=sequence.num_computed_tokens + item.num_tokens,
-        total_tokens=sequence.num_prompt_tokens,
-        cached_tokens=sequence.num_cached_tokens,
-    )
-
-
-def _probability(choice: Choice) -> TokenProbability:
-    return TokenProbability(
-        token_id=choice.token,
-        probability=choice.probability,
-        runner_up_id=choice.runner_up,
-        runner_up_probability=choice.runner_up_probability,
-    )

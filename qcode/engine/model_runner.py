@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,9 +14,12 @@ from qcode.engine.block_pool import BlockCopy
 from qcode.engine.kv_cache import KVCache
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import LayerCache
+from qcode.engine.recurrent_state import RecurrentStates
 from qcode.engine.sampler import Choice, SamplingRow, sample
 from qcode.engine.scheduler import Scheduled
+from qcode.engine.scoring import log_probabilities
 from qcode.engine.sequence import Sequence
+from qcode.engine.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
 
 
@@ -33,6 +37,15 @@ class Network(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """`choices` has one item for each sequence that is sampled in this step, `scores` one list for
+    each that is scored; both in the order in which the sequences were scheduled."""
+
+    choices: list[Choice]
+    scores: list[list[float]]
+
+
 class ModelRunner:
     """`num_tokens` is how many ids mean something: the rows of the output that pad it are cut."""
 
@@ -40,6 +53,7 @@ class ModelRunner:
         self,
         network: Network,
         cache: KVCache,
+        states: RecurrentStates,
         *,
         num_tokens: int,
         block_size: int,
@@ -47,44 +61,79 @@ class ModelRunner:
     ) -> None:
         self._network = network
         self._cache = cache
+        self._states = states
+        self._layers = _layer_caches(cache, states)
         self._num_tokens = num_tokens
         self._block_size = block_size
         self._device = device
 
     @torch.inference_mode()
     def run(
-        self, scheduled: abc.Sequence[Scheduled], copies: abc.Iterable[BlockCopy]
-    ) -> list[Choice]:
-        """The tokens chosen for those of `scheduled` that are sampled, in their order.
+        self,
+        scheduled: abc.Sequence[Scheduled],
+        copies: abc.Iterable[BlockCopy] = (),
+        state_copies: abc.Iterable[StateCopy] = (),
+    ) -> StepResult:
+        """Make the copies, then run one step.
 
         Raises `OutOfMemory`.
         """
         try:
-            return self._run(scheduled, copies)
+            self._cache.copy(copies)
+            self._states.copy(state_copies)
+            return self._run(scheduled)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"no memory for a step of {sum(item.num_tokens for item in scheduled)} tokens",
                 "Set a smaller cache budget or chunk size.",
             ) from error
 
-    def _run(
-        self, scheduled: abc.Sequence[Scheduled], copies: abc.Iterable[BlockCopy]
-    ) -> list[Choice]:
-        self._cache.copy(copies)
+    def _run(self, scheduled: abc.Sequence[Scheduled]) -> StepResult:
         batch = build_batch(scheduled, self._block_size, self._device)
-        hidden = self._network.forward(batch.ids, batch.inputs, self._cache.layers)
+        hidden = self._network.forward(batch.ids, batch.inputs, self._layers)
+        return StepResult(
+            choices=self._sample(scheduled, hidden, batch.sampled_rows),
+            scores=self._score(scheduled, hidden),
+        )
+
+    def _sample(
+        self, scheduled: abc.Sequence[Scheduled], hidden: Tensor, sampled_rows: Tensor
+    ) -> list[Choice]:
         rows = [_sampling_row(item.sequence) for item in scheduled if item.is_sampled]
         if not rows:
             return []
-        logits = self._network.logits(hidden[batch.sampled_rows])
+        logits = self._network.logits(hidden[sampled_rows])
         return sample(logits[:, : self._num_tokens], rows)
+
+    def _score(self, scheduled: abc.Sequence[Scheduled], hidden: Tensor) -> list[list[float]]:
+        scores = []
+        stop = 0
+        for item in scheduled:
+            start, stop = stop, stop + item.num_tokens
+            if item.sequence.is_scored:
+                # After losing its blocks a sequence is computed again, but not scored again.
+                first = item.sequence.num_computed_tokens
+                skipped = max(0, item.sequence.num_scores - first)
+                targets = item.sequence.tokens[first + skipped + 1 : first + item.num_tokens + 1]
+                rows = hidden[start + skipped : start + skipped + len(targets)]
+                ids = torch.tensor(targets, dtype=torch.int64, device=hidden.device)
+                scores.append(log_probabilities(rows, ids, self._network.logits))
+        return scores
+
+
+def _layer_caches(cache: KVCache, states: RecurrentStates) -> list[LayerCache]:
+    """One for each layer of the network, in order."""
+    keys_and_values = iter(cache.layers)
+    return [
+        states.layers[index] if index in states.layers else next(keys_and_values)
+        for index in range(len(cache.layers) + len(states.layers))
+    ]
 
 
 def _sampling_row(sequence: Sequence) -> SamplingRow:
     return SamplingRow(
         sampling=sequence.sampling,
         position=sequence.answer_position,
-        seen=sequence.seen,
+        adjustments=sequence.adjustments,
         allowed=sequence.constraint.allowed() if sequence.constraint is not None else None,
-        trace=sequence.trace,
     )

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from qcode.engine.grammar import Constraint
-from qcode.engine.sampler import ResolvedSampling, SeenTokens
+from qcode.engine.logit_adjustments import LogitAdjustments
+from qcode.engine.sampler import ResolvedSampling
+from qcode.engine.stop_strings import StoppableText
 from qcode.protocol.errors import EngineError
 
 RequestId = NewType("RequestId", int)
@@ -14,14 +16,15 @@ FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenProbability:
-    """How likely the model itself held one chosen token, and the best of the others, among the
-    tokens its constraint allowed: before temperature, penalty and truncation."""
+class TokenLogprobs:
+    """The log-probability of one chosen token and of the most likely tokens, by the model's own
+    distribution over the tokens its constraint allowed: before bias, penalties, temperature and
+    truncation."""
 
     token_id: int
-    probability: float
-    runner_up_id: int
-    runner_up_probability: float
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, log-probability), the most likely first; the chosen token may be among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,19 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOutput:
-    """What one step did for one request. The token that ends an answer is not in `token_ids`."""
+    """What one step did for one request.
+
+    An end token (the model's, or one of `stop_ids`) is not in `token_ids`. A stop string may end
+    in the middle of a token and is told from text, so all of its tokens are there; the text of an
+    answer is cut by `StoppableText`.
+    """
 
     request_id: RequestId
     token_ids: tuple[int, ...] = ()
-    probabilities: tuple[TokenProbability, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids` where the request asked for them."""
+    scores: tuple[float, ...] = ()
+    """Of a text to score: the log-probabilities of its next tokens."""
     prefill: Prefill | None = None
     finish_reason: FinishReason | None = None
     error: EngineError | None = None
@@ -50,7 +61,11 @@ class TokenOutput:
 class Sequence:
     """`tokens` holds the prompt, then what was sampled. `num_answer_tokens` of the prompt already
     belong to the answer (an earlier answer that this one continues), so that seeds and
-    `max_tokens` count from where the answer began."""
+    `max_tokens` count from where the answer began.
+
+    A sequence that `is_scored` is a text of which each token's log-probability is wanted: nothing
+    is sampled, and nothing is taken from the prefix cache, which has no logits.
+    """
 
     id: RequestId
     tokens: list[int]
@@ -58,14 +73,20 @@ class Sequence:
     num_answer_tokens: int
     max_tokens: int
     sampling: ResolvedSampling
+    end_ids: frozenset[int] = frozenset()
     constraint: Constraint | None = None
-    trace: bool = False
-    seen: SeenTokens | None = None
-    """Only where a repetition penalty needs it."""
+    adjustments: LogitAdjustments | None = None
+    text: StoppableText | None = None
+    """Only where there are stop strings to look for."""
+    is_scored: bool = False
+    num_scores: int = 0
+    """How many tokens have been scored; not lost when its blocks are."""
 
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     """One for each full block whose keys and values are computed; owned by `BlockPool`."""
+    state_slot: int | None = None
+    """Where its recurrent state is while it runs; owned by `StatePool`."""
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     """How many tokens were reused when the sequence was first admitted."""
@@ -81,6 +102,11 @@ class Sequence:
     @property
     def num_sampled_tokens(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def num_unscored_tokens(self) -> int:
+        """Tokens whose log-probability is still wanted: all but the first."""
+        return len(self.tokens) - 1 - self.num_scores
 
     @property
     def answer_position(self) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from random_checkpoint import write_safetensors
 
-from qcode.backends.local import LocalBackend, StopStrings
+from qcode.backends.local import LocalBackend
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, Backend, ChatRequest
 from qcode.protocol.chunks import Chunk, Completed, PrefillProgress, TextDelta
@@ -225,22 +222,3 @@ async def test_a_request_beyond_the_window_says_so(backend: LocalBackend) -> Non
 
     with pytest.raises(ContextOverflow, match="2048"):
         await collect(backend, long)
-
-
-@given(
-    text=st.text("ab<", max_size=40),
-    strings=st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3),
-    cuts=st.lists(st.integers(0, 40), max_size=8),
-)
-def test_stop_strings_cut_alike_however_the_text_is_split(
-    text: str, strings: list[str], cuts: list[int]
-) -> None:
-    found = [(text.find(s) + len(s), text.find(s)) for s in strings if s in text]
-    matcher = StopStrings(strings)
-    borders = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
-
-    pieces = [matcher.feed(text[start:end]) for start, end in pairwise(borders)]
-
-    assert matcher.is_found == bool(found)
-    end = min(found)[1] if found else len(text)
-    assert "".join(pieces) + matcher.flush() == text[:end]

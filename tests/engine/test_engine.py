@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,8 @@ from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
-from qcode.engine.sampler import SamplingRow, SeenTokens, resolve, sample
-from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenProbability
+from qcode.engine.sampler import SamplingRow, logit_adjustments, resolve, sample
+from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenLogprobs
 from qcode.protocol.errors import ContextOverflow, EngineError, OutOfMemory
 from qcode.protocol.sampling import SamplingParams
 
@@ -41,7 +41,7 @@ def options(**changes: object) -> EngineOptions:
 @dataclass
 class Result:
     ids: list[int] = field(default_factory=list)
-    probabilities: list[TokenProbability] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -54,7 +54,7 @@ def run(engine: Engine, *requests: RequestId) -> list[Result]:
             result = results[output.request_id]
             assert result.finish_reason is None
             result.ids += output.token_ids
-            result.probabilities += output.probabilities
+            result.logprobs += output.logprobs
             result.prefills += [output.prefill] if output.prefill else []
             result.finish_reason = output.finish_reason
     return list(results.values())
@@ -74,7 +74,7 @@ def plain_loop(
 ) -> list[int]:
     """The whole text through the network for every token, with no engine."""
     config, tokens = loaded.config, list(prompt)
-    resolved = resolve(sampling, config.generation)
+    resolved = resolve(sampling, config.generation, loaded.tokenizer.num_tokens)
     shape = (1, 128, config.num_key_value_heads, config.head_dim)
     for position in range(sampling.max_tokens or 0):
         n = len(tokens)
@@ -91,7 +91,9 @@ def plain_loop(
         ]
         hidden = loaded.model.forward(torch.tensor(tokens), inputs, kv)
         logits = loaded.model.logits(hidden[-1:])[:, : loaded.tokenizer.num_tokens]
-        row = SamplingRow(sampling=resolved, position=position, seen=SeenTokens(tokens))
+        output = tokens[len(prompt) :]
+        adjustments = logit_adjustments(resolved, prompt=prompt, output=output)
+        row = SamplingRow(sampling=resolved, position=position, adjustments=adjustments)
         token = sample(logits, [row])[0].token
         if token in loaded.tokenizer.eos_ids:
             break
@@ -232,17 +234,15 @@ def test_the_context_window_ends_an_answer_and_refuses_a_prompt(loaded: LoadedMo
         engine.submit(prompt_of(32), forever)
 
 
-def test_the_trace_names_the_chosen_token_and_the_one_it_was_chosen_over(
-    loaded: LoadedModel,
-) -> None:
+def test_logprobs_name_the_chosen_token_and_the_likely_ones(loaded: LoadedModel) -> None:
     engine = Engine(loaded, OPTIONS)
 
-    result = run(engine, engine.submit(prompt_of(10), GREEDY, trace=True))[0]
+    result = run(engine, engine.submit(prompt_of(10), replace(GREEDY, logprobs=3)))[0]
 
-    assert [item.token_id for item in result.probabilities] == result.ids
-    for item in result.probabilities:
-        assert item.runner_up_id != item.token_id
-        assert 1 >= item.probability >= item.runner_up_probability > 0
+    assert [item.token_id for item in result.logprobs] == result.ids
+    for item in result.logprobs:
+        assert item.top[0] == (item.token_id, item.logprob)
+        assert 0 > item.top[0][1] >= item.top[1][1] >= item.top[2][1]
 
 
 def test_an_answer_under_a_grammar_is_a_text_of_it(loaded: LoadedModel) -> None:
@@ -332,12 +332,12 @@ def test_a_float16_cache_is_close_to_a_float32_one(loaded: LoadedModel) -> None:
     full = Engine(loaded, OPTIONS)
     prompt = prompt_of(40)
 
-    traced = [
-        run(e, e.submit(prompt, GREEDY, trace=True))[0].probabilities[0] for e in (half, full)
-    ]
+    first, second = (
+        run(e, e.submit(prompt, replace(GREEDY, logprobs=0)))[0].logprobs[0] for e in (half, full)
+    )
 
-    assert traced[0].token_id == traced[1].token_id
-    assert traced[0].probability == pytest.approx(traced[1].probability, rel=1e-2)
+    assert first.token_id == second.token_id
+    assert first.logprob == pytest.approx(second.logprob, abs=1e-2)
 
 
 def test_loading_reports_progress_and_can_be_ended_by_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 
 from qcode.engine.engine import Engine
 from qcode.engine.options import EngineOptions
-from qcode.engine.sequence import TokenProbability
+from qcode.engine.sequence import TokenLogprobs
 from qcode.protocol.sampling import SamplingParams
 
 # One group, so that two engines never share the cores: each would wait for the other's threads.
@@ -82,14 +83,15 @@ def test_greedy_text_is_llama_cpps_up_to_near_ties(recorded: Recorded) -> None:
         num_tokens += len(answer.token_ids)
         for position, choice in disagreements(recorded.engine, answer):
             where = f"{answer.prompt}, token {position}: {choice}"
-            assert choice.runner_up_id == answer.token_ids[position], where
-            assert choice.probability < MAX_TIE_RATIO * choice.runner_up_probability, where
+            runner_up, logprob = choice.top[1]
+            assert runner_up == answer.token_ids[position], where
+            assert choice.logprob < math.log(MAX_TIE_RATIO) + logprob, where
             num_ties += 1
     assert num_tokens > 250
     assert num_ties <= (1 - MIN_AGREEMENT) * num_tokens
 
 
-def disagreements(engine: Engine, answer: Answer) -> Iterator[tuple[int, TokenProbability]]:
+def disagreements(engine: Engine, answer: Answer) -> Iterator[tuple[int, TokenLogprobs]]:
     """Our choices that are not llama.cpp's, and where. After each of them we go on from its token,
     so that every recorded token is compared after the same text. We must end where it ended."""
     start = 0
@@ -106,18 +108,19 @@ def disagreements(engine: Engine, answer: Answer) -> Iterator[tuple[int, TokenPr
         start += wrong + 1
 
 
-def greedy(engine: Engine, answer: Answer, start: int) -> list[TokenProbability]:
+def greedy(engine: Engine, answer: Answer, start: int) -> list[TokenLogprobs]:
     """Our tokens after the prompt and the first `start` recorded ones. Where llama.cpp ended there
     is room for one more."""
     sampling = SamplingParams(
         temperature=0,
         repetition_penalty=1.0,
         max_tokens=len(answer.token_ids) + answer.ended,
+        logprobs=2,
     )
     prefix = answer.token_ids[:start]
-    engine.submit(answer.prompt_ids, sampling, prefix_ids=prefix, trace=True)
-    choices: list[TokenProbability] = []
+    engine.submit(answer.prompt_ids, sampling, prefix_ids=prefix)
+    choices: list[TokenLogprobs] = []
     while engine.has_work:
         for output in engine.step():
-            choices += output.probabilities
+            choices += output.logprobs
     return choices

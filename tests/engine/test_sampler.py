@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,9 @@ from hypothesis import strategies as st
 from qcode.engine.model_config import GenerationDefaults
 from qcode.engine.sampler import (
     FIRST_CANDIDATES,
-    Choice,
     ResolvedSampling,
     SamplingRow,
-    SeenTokens,
+    logit_adjustments,
     resolve,
     sample,
     uniform,
@@ -29,6 +29,7 @@ def sampling(
     top_k: int = 0,
     repetition_penalty: float = 1.0,
     seed: int = 0,
+    **others: Any,
 ) -> ResolvedSampling:
     return ResolvedSampling(
         temperature=temperature,
@@ -36,6 +37,7 @@ def sampling(
         top_k=top_k,
         repetition_penalty=repetition_penalty,
         seed=seed,
+        **others,
     )
 
 
@@ -48,6 +50,7 @@ def draw_many(logits: torch.Tensor, params: ResolvedSampling, count: int = 4000)
 def transformers_probabilities(logits: torch.Tensor, params: ResolvedSampling) -> torch.Tensor:
     """What transformers' own processors leave to draw from."""
     from transformers.generation.logits_process import (
+        MinPLogitsWarper,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
         TopPLogitsWarper,
@@ -59,6 +62,8 @@ def transformers_probabilities(logits: torch.Tensor, params: ResolvedSampling) -
         scores = TopKLogitsWarper(params.top_k)(ids, scores)
     if params.top_p < 1:
         scores = TopPLogitsWarper(params.top_p)(ids, scores)
+    if params.min_p:
+        scores = MinPLogitsWarper(params.min_p)(ids, scores)
     return torch.softmax(scores, dim=-1)[0]
 
 
@@ -70,6 +75,10 @@ def transformers_probabilities(logits: torch.Tensor, params: ResolvedSampling) -
         sampling(top_k=3),
         sampling(top_p=0.6),
         sampling(temperature=1.5, top_k=4, top_p=0.8),
+        sampling(min_p=0.2),
+        sampling(min_p=1.0),
+        sampling(temperature=2.0, min_p=0.3, top_k=5, top_p=0.9),
+        sampling(temperature=2.0, min_p=0.5, top_p=0.95),
     ],
 )
 def test_draws_are_distributed_as_transformers_defines_them(params: ResolvedSampling) -> None:
@@ -126,25 +135,18 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
     from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
     logits = torch.tensor([[2.0, 1.9, -1.0, -1.05, 0.0]])
-    seen = SeenTokens([0])
-    for token in (3, 0, 3, 4):
-        seen.add(token)
+    params = sampling(temperature=0, repetition_penalty=1.5)
+    adjustments = logit_adjustments(params, prompt=[0], output=[3])
+    assert adjustments is not None
+    for token in (0, 3, 4):
+        adjustments.add(token)
     expected = RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([[0, 3, 4]]), logits.clone())
 
     penalised = logits.clone()
-    params = sampling(temperature=0, repetition_penalty=1.5)
-    choice = sample(penalised, [SamplingRow(sampling=params, position=0, seen=seen)])
+    choice = sample(penalised, [SamplingRow(sampling=params, position=0, adjustments=adjustments)])
 
     assert torch.equal(penalised, expected)
     assert choice[0].token == 1
-
-
-def test_seen_tokens_grow_without_duplicates() -> None:
-    seen = SeenTokens(range(10))
-    for token in [*range(500), *range(500)]:
-        seen.add(token)
-
-    assert sorted(seen.ids.tolist()) == list(range(500))
 
 
 def test_forbidden_tokens_are_never_drawn() -> None:
@@ -161,49 +163,66 @@ def test_forbidden_tokens_are_never_drawn() -> None:
     assert tokens == {2, 3}
 
 
-def test_the_trace_tells_the_models_own_probabilities_among_the_allowed() -> None:
+def test_logprobs_are_the_models_own_among_the_allowed() -> None:
+    """Whatever bias, penalty, temperature and truncation make of them."""
     logits = torch.tensor([[9.0, 2.0, 1.0, 0.0]])
     allowed = torch.tensor([False, True, True, True])
-    seen = SeenTokens([1])
-    params = sampling(temperature=0, repetition_penalty=10)
-    row = SamplingRow(sampling=params, position=0, seen=seen, allowed=allowed, trace=True)
-    own = torch.softmax(torch.tensor([2.0, 1.0, 0.0]), dim=-1).tolist()
+    params = sampling(
+        temperature=0.1, top_k=1, repetition_penalty=10, logit_bias=((3, 1.5),), logprobs=20
+    )
+    adjustments = logit_adjustments(params, prompt=[1], output=[])
+    row = SamplingRow(sampling=params, position=0, adjustments=adjustments, allowed=allowed)
+    own = torch.log_softmax(torch.tensor([2.0, 1.0, 0.0]), dim=-1).tolist()
 
     (choice,) = sample(logits, [row])
 
-    assert choice == Choice(
-        token=2,
-        probability=pytest.approx(own[1]),
-        runner_up=1,
-        runner_up_probability=pytest.approx(own[0]),
-    )
+    assert (choice.token, choice.logprob) == (3, pytest.approx(own[2]))
+    assert [token for token, _ in choice.top] == [1, 2, 3]
+    assert [logprob for _, logprob in choice.top] == pytest.approx(own)
 
 
 def test_what_is_left_open_comes_from_the_checkpoint_then_from_the_family() -> None:
     own = GenerationDefaults(temperature=0.3, top_k=7)
 
-    resolved = resolve(SamplingParams(temperature=0.0, seed=5), own)
+    resolved = resolve(SamplingParams(temperature=0.0, seed=5), own, 10)
 
     assert resolved == ResolvedSampling(
         temperature=0.0, top_p=0.8, top_k=7, repetition_penalty=1.05, seed=5
     )
-    assert resolve(SamplingParams(), own).temperature == 0.3
+    assert resolve(SamplingParams(), own, 10).temperature == 0.3
 
 
 @pytest.mark.parametrize(
-    "params",
+    ("name", "value"),
     [
-        SamplingParams(temperature=-1),
-        SamplingParams(temperature=math.nan),
-        SamplingParams(top_p=0),
-        SamplingParams(top_p=1.5),
-        SamplingParams(top_k=-1),
-        SamplingParams(repetition_penalty=0),
-        SamplingParams(repetition_penalty=math.inf),
-        SamplingParams(seed=2**70),
-        SamplingParams(max_tokens=0),
+        ("temperature", -1),
+        ("temperature", math.nan),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", math.inf),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", math.nan),
+        ("logit_bias", ((3, 100.5),)),
+        ("logit_bias", ((3, math.nan),)),
+        ("logit_bias", ((10, 1.0),)),
+        ("stop_ids", (3, 10)),
+        ("stop_ids", (-1,)),
+        ("logprobs", 21),
+        ("logprobs", -1),
+        ("seed", 2**70),
+        ("max_tokens", 0),
     ],
 )
-def test_values_out_of_range_are_refused(params: SamplingParams) -> None:
-    with pytest.raises(EngineError, match="out of range"):
-        resolve(params, GenerationDefaults())
+def test_values_out_of_range_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(EngineError, match=rf"{name}.*out of range"):
+        resolve(SamplingParams(**{name: value}), GenerationDefaults(), 10)
+
+
+def test_a_token_has_one_bias() -> None:
+    with pytest.raises(EngineError, match="logit_bias"):
+        resolve(SamplingParams(logit_bias=((3, 1.0), (3, 2.0))), GenerationDefaults(), 10)

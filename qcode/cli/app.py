@@ -165,7 +165,8 @@ def _tell(line: str) -> None:
 
 def obtain_model(name: str, stopped: Callable[[], bool] = lambda: False) -> Path:
     """Fetches a model that is not on this machine yet, with a bar on stderr. Blocks."""
-    from qcode.cli.models import pull_with_progress, user_store
+    from qcode.cli.installed_models import user_store
+    from qcode.cli.models import pull_with_progress
 
     return pull_with_progress(user_store(), name, stopped).path
 

@@ -1,12 +1,10 @@
-"""`qcode model`: the models on this machine."""
+"""`qcode model`: the models on this machine. Larger commands have a module each."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,25 +20,21 @@ from rich.progress import (
 from rich.table import Table
 
 from qcode.cli.exit_codes import INTERRUPTED
-from qcode.config.locations import Locations
+from qcode.cli.installed_models import user_store
+from qcode.cli.model_info import info
+from qcode.cli.model_run import run
+from qcode.cli.model_score import score
+from qcode.cli.quantities import bytes_text
+from qcode.engine.memory import total_bytes
 from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
 from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
-from qcode.protocol.backends import ChatRequest
-from qcode.protocol.chunks import ReasoningDelta, TextDelta
 from qcode.protocol.errors import ModelStoreError
-from qcode.protocol.messages import UserMessage
-from qcode.protocol.sampling import SamplingParams
-from qcode.sandbox.terminal_text import printable
 
 command = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     help="List, fetch and remove the models on this machine.",
 )
-
-
-def user_store() -> ModelStore:
-    return ModelStore(Locations.from_environment(os.environ).models)
 
 
 def pull_with_progress(
@@ -60,9 +54,9 @@ def pull_with_progress(
     console = Console(stderr=True)
     entry = catalogue_entry(name)
     if entry is not None:
-        console.print(f"Fetching {entry.title} ({_size(entry.size_bytes)}, {entry.license})")
-        for line in _warnings(entry):
-            console.print(line)
+        console.print(f"Fetching {entry.title} ({bytes_text(entry.size_bytes)}, {entry.license})")
+        if warning := _warning(entry):
+            console.print(warning)
     if not console.is_terminal:
         return store.pull(name, _PlainProgress(console).report)
     columns = (
@@ -101,7 +95,7 @@ class _PlainProgress:
         tenths = step.done_bytes * 10 // max(step.total_bytes, 1)
         if tenths > self._tenths:
             self._tenths = tenths
-            done, total = _size(step.done_bytes), _size(step.total_bytes)
+            done, total = bytes_text(step.done_bytes), bytes_text(step.total_bytes)
             self._console.print(f"  {tenths * 10} % ({done} of {total})", highlight=False)
 
 
@@ -116,12 +110,14 @@ def list_models(
         return
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "SIZE", "STATE", "ABOUT"):
-        table.add_column(title, no_wrap=title != "ABOUT")
+        table.add_column(
+            title, no_wrap=title != "ABOUT", justify="right" if title == "SIZE" else "left"
+        )
     for entry in CATALOGUE:
         state = "installed" if installed.pop(entry.name, None) else _fit(entry)
-        table.add_row(entry.name, _size(entry.size_bytes), state, entry.title)
+        table.add_row(entry.name, bytes_text(entry.size_bytes), state, entry.title)
     for model in installed.values():
-        table.add_row(model.name, _size(model.size_bytes), "installed", str(model.path))
+        table.add_row(model.name, bytes_text(model.size_bytes), "installed", str(model.path))
     Console().print(table)
 
 
@@ -141,121 +137,28 @@ def pull(
     print(model.path)
 
 
-@command.command()
-def info(
-    name: Annotated[str, typer.Argument(help="An installed model, or a path.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
-) -> None:
-    """Show what a model is: architecture, parameters, window, bytes."""
-    from qcode.engine.checkpoint.open import open_checkpoint
-
-    path = _installed_path(name)
-    config = open_checkpoint(path).config
-    facts: dict[str, object] = {
-        "path": str(path),
-        "architecture": config.architecture,
-        "parameters": config.num_parameters,
-        "active_parameters": config.num_active_parameters,
-        "layers": config.num_layers,
-        "context_window": config.context_window,
-        "bytes": _bytes_on_disk(path),
-        "kv_bytes_per_token": 2
-        * 2
-        * config.num_layers
-        * config.num_key_value_heads
-        * config.head_dim,
-    }
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    for key, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else str(value)
-        print(f"{key.replace('_', ' '):<20} {shown}")
-
-
-@command.command("run")
-def run_model(
-    name: Annotated[str, typer.Argument(help="An installed model, or a path.")],
-    prompt: Annotated[str, typer.Argument(help="What to say to it.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, help="0 is greedy; the model's own if not given.")
-    ] = None,
-) -> None:
-    """Ask a model one thing, with no agent and no tools around it."""
-    import asyncio
-
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    request = ChatRequest(system="", messages=(UserMessage(content=prompt),), sampling=sampling)
-    asyncio.run(_print_answer(_installed_path(name), name, request))
-
-
-async def _print_answer(path: Path, name: str, request: ChatRequest) -> None:
-    from contextlib import aclosing
-
-    from qcode.backends.local import LocalBackend
-
-    backend = LocalBackend(path, name=name)
-    try:
-        async with aclosing(backend.stream(request)) as chunks:
-            async for chunk in chunks:
-                if isinstance(chunk, TextDelta | ReasoningDelta):
-                    print(printable(chunk.text), end="", flush=True)
-        print()
-    finally:
-        await backend.aclose()
+command.command("info")(info)
+command.command("run")(run)
+command.command("score")(score)
 
 
 @command.command()
 def rm(name: Annotated[str, typer.Argument(help="An installed model.")]) -> None:
     """Delete an installed model."""
     model = user_store().remove(name)
-    print(f"Removed {model.name} ({_size(model.size_bytes)}).")
+    print(f"Removed {model.name} ({bytes_text(model.size_bytes)}).")
 
 
-def _installed_path(name: str) -> Path:
-    path = user_store().resolve(name)
-    if path is None:
-        known = catalogue_entry(name) is not None
-        hint = f"Fetch it: qcode model pull {name}" if known else "See: qcode model list"
-        raise ModelStoreError(f"No model {name!r} is installed.", hint)
-    return path
-
-
-def _bytes_on_disk(path: Path) -> int:
-    files = [path] if path.is_file() else list(path.glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files)
-
-
-def _warnings(entry: CatalogueEntry) -> list[str]:
-    lines = []
-    memory = memory_bytes()
-    if memory and memory < entry.memory_bytes:
-        lines.append(
-            f"  warning: it needs about {_size(entry.memory_bytes)} of memory;"
-            f" this machine has {_size(memory)}"
-        )
-    if not entry.runs:
-        lines.append("  warning: the bundled engine cannot run this format yet")
-    return lines
+def _warning(entry: CatalogueEntry) -> str:
+    """Where the memory is too small for the model; else nothing."""
+    memory = total_bytes()
+    if memory >= entry.memory_bytes:
+        return ""
+    return (
+        f"  warning: it needs about {bytes_text(entry.memory_bytes)} of memory;"
+        f" this machine has {bytes_text(memory)}"
+    )
 
 
 def _fit(entry: CatalogueEntry) -> str:
-    if not entry.runs:
-        return "format not run yet"
-    memory = memory_bytes()
-    return "fits" if not memory or memory >= entry.memory_bytes else "too large here"
-
-
-def memory_bytes() -> int:
-    """The machine's memory, or 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 0
-
-
-def _size(num_bytes: int) -> str:
-    if num_bytes >= 10**9:
-        return f"{num_bytes / 10**9:.1f} GB"
-    return f"{num_bytes / 10**6:.0f} MB"
+    return "fits" if total_bytes() >= entry.memory_bytes else "over memory"

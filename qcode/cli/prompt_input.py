@@ -6,6 +6,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 from qcode.cli.exit_codes import BadInput
@@ -15,12 +16,18 @@ MAX_BYTES = 4 << 20
 SILENCE_S = 10.0
 
 
-def read_prompt(argument: str | None, stdin: IO[str] | None, tell: Callable[[str], None]) -> str:
+def read_prompt(
+    argument: str | None,
+    stdin: IO[str] | None,
+    tell: Callable[[str], None],
+    *,
+    example: str = 'qcode run "fix the failing test"',
+) -> str:
     """`-` or no argument: standard input is the prompt. With an argument, what is piped in is
     appended as context. Raises `BadInput` where that gives no prompt."""
     if argument is None or argument == "-":
         if stdin is None or (stdin.isatty() and argument is None):
-            raise BadInput("There is no prompt.", 'Give one: qcode run "fix the failing test"')
+            raise BadInput("There is no prompt.", f"Give one: {example}")
         prompt = _decoded(_read_all(stdin.fileno()))
     else:
         prompt = argument
@@ -29,8 +36,18 @@ def read_prompt(argument: str | None, stdin: IO[str] | None, tell: Callable[[str
             if piped.strip():
                 prompt = f"{argument}\n\n<stdin>\n{piped.rstrip()}\n</stdin>"
     if not prompt.strip():
-        raise BadInput("The prompt is empty.", 'Give one: qcode run "fix the failing test"')
+        raise BadInput("The prompt is empty.", f"Give one: {example}")
     return prompt
+
+
+def read_file_or_stdin(name: str, stdin: IO[str]) -> str:
+    """The text of a file, or of standard input for `-`. Raises `BadInput`."""
+    if name == "-":
+        return _decoded(_read_all(stdin.fileno()))
+    try:
+        return _decoded(Path(name).read_bytes(), name)
+    except OSError as error:
+        raise BadInput(f"{name}: cannot be read: {error.strerror}.") from error
 
 
 def _is_piped(descriptor: int) -> bool:
@@ -61,10 +78,10 @@ def _read_all(descriptor: int) -> bytes:
     return b"".join(pieces)
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytes, name: str = "Standard input") -> str:
     if b"\0" in data:
-        raise BadInput("Standard input is binary, not text.")
+        raise BadInput(f"{name} is binary, not text.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"Standard input is not UTF-8 text: {error}.") from error
+        raise BadInput(f"{name} is not UTF-8 text: {error}.") from error

@@ -55,15 +55,15 @@ class Progress:
     def show(self, event: Event) -> None:
         match event:
             case StepStarted():
-                self._live_line("asking the model")
+                self.live_line("asking the model")
             case PrefillProgress():
-                self._live_line(
+                self.live_line(
                     f"reading the prompt: {event.done_tokens:,} of {event.total_tokens:,} tokens"
                 )
             case TextDelta() | ReasoningDelta() | ToolCallDelta() | DraftDelta():
                 self._num_deltas += 1
                 kind = "thinking" if isinstance(event, ReasoningDelta) else "writing"
-                self._live_line(f"{kind}: {self._num_deltas:,}")
+                self.live_line(f"{kind}: {self._num_deltas:,}")
             case MessageAdded():
                 self._num_deltas = 0
                 message = event.message
@@ -72,7 +72,7 @@ class Progress:
             case ToolStarted():
                 self.line(f"• {event.title}")
             case ToolProgress():
-                self._live_line("  " + (event.text.strip().splitlines() or [""])[-1])
+                self.live_line("  " + (event.text.strip().splitlines() or [""])[-1])
             case ToolFinished():
                 self.line(_outcome(event))
             case Retrying():
@@ -103,7 +103,8 @@ class Progress:
             self._write("\r\x1b[K")
             self._live_shown = False
 
-    def _live_line(self, text: str) -> None:
+    def live_line(self, text: str) -> None:
+        """Shows what goes on at the moment; the next line takes its place."""
         now = self._clock()
         if now - self._last_live_s < (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S):
             return

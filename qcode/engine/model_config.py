@@ -72,7 +72,7 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One transformer of the Qwen2, Qwen3 or Qwen3-MoE architecture."""
+    """One transformer of the Qwen2, Qwen3, Qwen3-MoE or Qwen3-Next architecture."""
 
     architecture: Architecture
     vocab_size: int
@@ -114,6 +114,11 @@ class ModelConfig:
         return self.architecture != "qwen2"
 
     @property
+    def attention_gate(self) -> bool:
+        """Whether q_proj also makes a gate for what each head of full attention gives."""
+        return self.architecture == "qwen3_next"
+
+    @property
     def num_parameters(self) -> int:
         return self._count_parameters(self.experts.num_experts if self.experts else 0)
 
@@ -123,18 +128,44 @@ class ModelConfig:
         return self._count_parameters(self.experts.num_experts_per_token if self.experts else 0)
 
     def _count_parameters(self, experts_per_layer: int) -> int:
-        hidden, query = self.hidden_size, self.num_attention_heads * self.head_dim
-        key_value = self.num_key_value_heads * self.head_dim
-        attention = 2 * hidden * query + 2 * hidden * key_value
-        attention += (query + 2 * key_value) * self.attention_bias + hidden * self.output_bias
-        attention += 2 * self.head_dim * self.qk_norm
-        layers = self.num_layers * (attention + 2 * hidden)
+        hidden = self.hidden_size
+        layers = len(self.attention_layers) * self._attention_parameters
+        if self.linear_attention:
+            linear = self.linear_attention
+            layers += len(linear.layers) * _linear_attention_parameters(linear, hidden)
         num_expert_layers = 0
         if self.experts:
             num_expert_layers = len(self.experts.layers)
-            expert = 3 * hidden * self.experts.intermediate_size
-            router = hidden * self.experts.num_experts
-            layers += num_expert_layers * (experts_per_layer * expert + router)
+            layers += num_expert_layers * _expert_parameters(
+                self.experts, hidden, experts_per_layer
+            )
         layers += (self.num_layers - num_expert_layers) * 3 * hidden * self.intermediate_size
+        norms = (2 * self.num_layers + 1) * hidden
         embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
-        return embeddings + layers + hidden
+        return embeddings + layers + norms
+
+    @property
+    def _attention_parameters(self) -> int:
+        """Of one layer with full attention."""
+        hidden, output = self.hidden_size, self.num_attention_heads * self.head_dim
+        query = output * (2 if self.attention_gate else 1)
+        key_value = self.num_key_value_heads * self.head_dim
+        matrices = hidden * (query + 2 * key_value + output)
+        biases = (query + 2 * key_value) * self.attention_bias + hidden * self.output_bias
+        return matrices + biases + 2 * self.head_dim * self.qk_norm
+
+
+def _linear_attention_parameters(linear: LinearAttentionConfig, hidden: int) -> int:
+    """Of one layer: queries, keys, values and gate; beta and decay; convolution, norm, output."""
+    values = linear.num_value_heads * linear.value_head_dim
+    inputs = hidden * (linear.conv_dim + values + 2 * linear.num_value_heads)
+    convolution = linear.conv_dim * linear.conv_kernel_size
+    decay = 2 * linear.num_value_heads
+    return inputs + convolution + decay + linear.value_head_dim + values * hidden
+
+
+def _expert_parameters(experts: ExpertsConfig, hidden: int, num_experts: int) -> int:
+    """Of one layer: the router, `num_experts` of its experts, the shared one and its gate."""
+    shared = experts.shared_intermediate_size
+    router = hidden * (experts.num_experts + bool(shared))
+    return router + 3 * hidden * (num_experts * experts.intermediate_size + shared)

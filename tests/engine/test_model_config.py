@@ -235,7 +235,7 @@ def test_angles_stay_apart_at_a_million() -> None:
     assert turn.item() == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_next", None, 5, ["qwen3"]])
+@pytest.mark.parametrize("name", ["llama", "qwen3_5", None, 5, ["qwen3"]])
 def test_other_architectures_are_refused_with_advice(name: object) -> None:
     with pytest.raises(UnsupportedModel) as error:
         read({**QWEN3_32B, "model_type": name})

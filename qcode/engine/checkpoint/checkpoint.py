@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from qcode.engine.model_config import ModelConfig
@@ -25,12 +26,16 @@ class Checkpoint(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name, where files of one network differ."""
+        ...
+
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         """The matrix `shape` [out, in], in the format it is stored in."""
         ...
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A small tensor, such as a norm or a bias, unpacked."""
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        """A small tensor, such as a norm or a bias, unpacked; in `dtype`, if it must be that."""
         ...
 
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:

@@ -8,31 +8,38 @@ UnsupportedModel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NoReturn, cast
+from collections.abc import Mapping
 
-from qcode.engine.model_config import (
-    Architecture,
-    ExpertsConfig,
-    GenerationDefaults,
-    ModelConfig,
-    YarnScaling,
+from qcode.engine.checkpoint.fields import (
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    Fields,
 )
+from qcode.engine.checkpoint.layer_types import (
+    experts_from_gguf,
+    experts_from_json,
+    linear_attention_from_gguf,
+    linear_attention_from_json,
+)
+from qcode.engine.model_config import Architecture, GenerationDefaults, ModelConfig, YarnScaling
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen3_moe",
-    "qwen3moe": "qwen3_moe",  # as GGUF spells it
+    "qwen3_next": "qwen3_next",
+    "qwen3moe": "qwen3_moe",  # these two as GGUF spells them
+    "qwen3next": "qwen3_next",
 }
 
-MAX_LAYERS = 1024
-MAX_WIDTH = 2**20
-MAX_VOCABULARY = 2**22
-MAX_POSITIONS = 2**26
 MAX_YARN_FACTOR = 1024
 MIN_ROPE_THETA = 2
+
+_DEFAULT_ROTARY_SHARE: Mapping[Architecture, float] = {"qwen3_next": 0.25}
+"""Of a head's dimensions, where the file does not say; elsewhere all of them are rotated."""
 
 
 def config_from_json(
@@ -42,7 +49,7 @@ def config_from_json(
 
     `source` names the file in errors. Raises UnsupportedModel, CheckpointError.
     """
-    fields = _Fields(config, source)
+    fields = Fields(config, source)
     architecture = _architecture(config.get("model_type"), source)
     _refuse_unsupported(fields)
     hidden_size = fields.integer("hidden_size", high=MAX_WIDTH)
@@ -72,8 +79,10 @@ def config_from_json(
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             attention_bias=architecture == "qwen2" or output_bias,
             output_bias=output_bias,
-            experts=_experts_from_json(fields, num_layers) if "moe" in architecture else None,
-            generation=_generation_from_json(_Fields(generation, source), fields),
+            experts=experts_from_json(fields, architecture, num_layers),
+            generation=_generation_from_json(Fields(generation, source), fields),
+            linear_attention=linear_attention_from_json(fields, architecture, num_layers),
+            partial_rotary_factor=_rotary_share(fields, rope, architecture),
         ),
         source,
     )
@@ -87,13 +96,20 @@ def config_from_gguf(
     `source` names the file in errors. Raises UnsupportedModel, CheckpointError.
     """
     architecture = _architecture(metadata.get("general.architecture"), source)
-    fields = _Fields(metadata, source, prefix=f"{metadata['general.architecture']}.")
+    fields = Fields(metadata, source, prefix=f"{metadata['general.architecture']}.")
     hidden_size = fields.integer("embedding_length", high=MAX_WIDTH)
     num_heads = fields.integer("attention.head_count", high=MAX_WIDTH)
+    # Layers that predict several tokens ahead come last, and are not run.
     num_layers = fields.integer("block_count", high=MAX_LAYERS)
+    num_layers -= fields.integer("nextn_predict_layers", default=0, low=0, high=num_layers - 1)
+    head_dim = fields.integer(
+        "attention.key_length", default=hidden_size // num_heads, high=MAX_WIDTH
+    )
+    rotary_share = _DEFAULT_ROTARY_SHARE.get(architecture, 1.0)
+    rotary_dim = fields.integer("rope.dimension_count", default=int(head_dim * rotary_share))
     positions = fields.integer("context_length", high=MAX_POSITIONS)
     yarn = _yarn_from_gguf(fields, positions)
-    experts = _experts_from_gguf(fields, tensor_shapes) if "moe" in architecture else None
+    experts = experts_from_gguf(fields, architecture, num_layers, tensor_shapes)
     return _checked(
         ModelConfig(
             architecture=architecture,
@@ -107,94 +123,23 @@ def config_from_gguf(
             num_key_value_heads=fields.integer(
                 "attention.head_count_kv", default=num_heads, high=MAX_WIDTH
             ),
-            head_dim=fields.integer(
-                "attention.key_length", default=hidden_size // num_heads, high=MAX_WIDTH
-            ),
+            head_dim=head_dim,
             rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
             rope_theta=fields.number("rope.freq_base", default=10_000.0, low=MIN_ROPE_THETA),
             yarn=yarn,
             context_window=_scaled_context(positions, yarn),
             tie_word_embeddings="output.weight" not in tensor_shapes,
-            attention_bias="blk.0.attn_q.bias" in tensor_shapes,
-            output_bias="blk.0.attn_output.bias" in tensor_shapes,
+            attention_bias=any(name.endswith(".attn_q.bias") for name in tensor_shapes),
+            output_bias=any(name.endswith(".attn_output.bias") for name in tensor_shapes),
             experts=experts,
-            generation=_generation_from_gguf(_Fields(metadata, source)),
+            generation=_generation_from_gguf(Fields(metadata, source)),
+            linear_attention=linear_attention_from_gguf(
+                fields, architecture, num_layers, tensor_shapes
+            ),
+            partial_rotary_factor=rotary_dim / head_dim,
         ),
         source,
     )
-
-
-class _Fields:
-    """Typed access to what a file says; a missing or impossible value raises CheckpointError."""
-
-    def __init__(self, values: Mapping[str, object], source: str, prefix: str = "") -> None:
-        self._values = values
-        self._prefix = prefix
-        self.source = source
-
-    def fail(self, key: str, message: str) -> NoReturn:
-        raise CheckpointError(f"{self.source}: {self._prefix}{key} {message}")
-
-    def get(self, key: str) -> object:
-        return self._values.get(self._prefix + key)
-
-    def integer(
-        self, key: str, *, default: int | None = None, low: int = 1, high: int = 2**31
-    ) -> int:
-        value = self.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            self.fail(key, "is missing")
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            self.fail(key, f"is {value!r}, not a number from {low} to {high}")
-        return value
-
-    def number(
-        self, key: str, *, default: float | None = None, low: float = 1e-30, high: float = 1e30
-    ) -> float:
-        value = self.optional_number(key, low=low, high=high)
-        if value is not None:
-            return value
-        if default is None:
-            self.fail(key, "is missing")
-        return default
-
-    def optional_number(self, key: str, *, low: float, high: float) -> float | None:
-        """A number within bounds, or None where the file has none."""
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or not low <= value <= high:
-            self.fail(key, f"is {value!r}, not a number from {low:g} to {high:g}")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.fail(key, f"is {value!r}, not true or false")
-        return value
-
-    def integers(self, key: str) -> frozenset[int]:
-        """The numbers of a list, of a single number, or none."""
-        value = self.get(key)
-        if value is None:
-            return frozenset()
-        items = value if isinstance(value, Sequence) else (value,)
-        if not all(isinstance(item, int) for item in items):
-            self.fail(key, f"is {value!r}, not whole numbers")
-        return frozenset(cast("Sequence[int]", items))
-
-    def section(self, key: str) -> _Fields | None:
-        """An object inside this one, or None where it is missing or empty."""
-        value = self.get(key)
-        if not value:
-            return None
-        if not isinstance(value, Mapping):
-            self.fail(key, f"is {value!r}, not an object")
-        return _Fields(value, self.source, prefix="")
 
 
 def _architecture(name: object, source: str) -> Architecture:
@@ -202,13 +147,13 @@ def _architecture(name: object, source: str) -> Architecture:
         return ARCHITECTURES[name]
     raise UnsupportedModel(
         f"{source}: the architecture {name!r} is not one the engine runs",
-        hint="The engine runs Qwen2, Qwen2.5, Qwen3 and Qwen3-MoE models, Qwen2.5-Coder and "
-        "Qwen3-Coder among them. Serve others with vLLM, SGLang or llama.cpp and give qcode "
-        "their URL.",
+        hint="The engine runs Qwen2, Qwen2.5, Qwen3, Qwen3-MoE and Qwen3-Next models, "
+        "Qwen2.5-Coder and Qwen3-Coder among them. Serve others with vLLM, SGLang or llama.cpp "
+        "and give qcode their URL.",
     )
 
 
-def _refuse_unsupported(fields: _Fields) -> None:
+def _refuse_unsupported(fields: Fields) -> None:
     """What would load and then compute something else than the model."""
     if fields.get("quantization_config"):
         raise UnsupportedModel(
@@ -232,6 +177,16 @@ def _checked(config: ModelConfig, source: str) -> ModelConfig:
         )
     if config.head_dim % 2:
         raise CheckpointError(f"{source}: head_dim {config.head_dim} is odd")
+    if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
+        raise CheckpointError(
+            f"{source}: {config.rotary_dim} of {config.head_dim} dimensions cannot be rotated"
+        )
+    linear = config.linear_attention
+    if linear and linear.num_value_heads % linear.num_key_heads:
+        raise CheckpointError(
+            f"{source}: {linear.num_value_heads} value heads cannot share "
+            f"{linear.num_key_heads} key heads in linear attention"
+        )
     experts = config.experts
     if experts and experts.num_experts_per_token > experts.num_experts:
         raise CheckpointError(
@@ -240,42 +195,7 @@ def _checked(config: ModelConfig, source: str) -> ModelConfig:
     return config
 
 
-def _experts_from_json(fields: _Fields, num_layers: int) -> ExpertsConfig | None:
-    # transformers 5 writes num_local_experts, all published files have num_experts.
-    key = "num_experts" if fields.get("num_experts") is not None else "num_local_experts"
-    num_experts = fields.integer(key, low=0, high=MAX_WIDTH)
-    step = fields.integer("decoder_sparse_step", default=1)
-    dense = fields.integers("mlp_only_layers")
-    layers = frozenset(
-        i for i in range(num_layers) if i not in dense and num_experts and (i + 1) % step == 0
-    )
-    if not layers:
-        return None
-    return ExpertsConfig(
-        num_experts=num_experts,
-        num_experts_per_token=fields.integer("num_experts_per_tok"),
-        intermediate_size=fields.integer("moe_intermediate_size", high=MAX_WIDTH),
-        norm_topk_prob=fields.flag("norm_topk_prob", False),
-        layers=layers,
-    )
-
-
-def _experts_from_gguf(
-    fields: _Fields, tensor_shapes: Mapping[str, tuple[int, ...]]
-) -> ExpertsConfig:
-    num_layers = fields.integer("block_count", high=MAX_LAYERS)
-    return ExpertsConfig(
-        num_experts=fields.integer("expert_count", high=MAX_WIDTH),
-        num_experts_per_token=fields.integer("expert_used_count"),
-        intermediate_size=fields.integer("expert_feed_forward_length", high=MAX_WIDTH),
-        norm_topk_prob=fields.flag("expert_weights_norm", True),
-        layers=frozenset(
-            i for i in range(num_layers) if f"blk.{i}.ffn_gate_inp.weight" in tensor_shapes
-        ),
-    )
-
-
-def _generation_from_json(generation: _Fields, config: _Fields) -> GenerationDefaults:
+def _generation_from_json(generation: Fields, config: Fields) -> GenerationDefaults:
     greedy = not generation.flag("do_sample", True)
     return GenerationDefaults(
         temperature=0.0 if greedy else generation.optional_number("temperature", low=0, high=100),
@@ -286,7 +206,7 @@ def _generation_from_json(generation: _Fields, config: _Fields) -> GenerationDef
     )
 
 
-def _generation_from_gguf(fields: _Fields) -> GenerationDefaults:
+def _generation_from_gguf(fields: Fields) -> GenerationDefaults:
     top_k = fields.get("general.sampling.top_k")
     return GenerationDefaults(
         temperature=fields.optional_number("general.sampling.temp", low=0, high=100),
@@ -300,7 +220,17 @@ def _generation_from_gguf(fields: _Fields) -> GenerationDefaults:
     )
 
 
-def _yarn_from_json(rope: _Fields | None, positions: int) -> YarnScaling | None:
+def _rotary_share(fields: Fields, rope: Fields | None, architecture: Architecture) -> float:
+    """At the top level in older files, among the rope parameters in newer ones."""
+    if architecture not in _DEFAULT_ROTARY_SHARE:
+        return 1.0
+    default = _DEFAULT_ROTARY_SHARE[architecture]
+    if rope:
+        default = rope.number("partial_rotary_factor", default=default, high=1)
+    return fields.number("partial_rotary_factor", default=default, high=1)
+
+
+def _yarn_from_json(rope: Fields | None, positions: int) -> YarnScaling | None:
     kind = rope and (rope.get("rope_type") or rope.get("type"))
     if rope is None or kind in (None, "default"):
         return None
@@ -320,7 +250,7 @@ def _yarn_from_json(rope: _Fields | None, positions: int) -> YarnScaling | None:
     )
 
 
-def _attention_factor(rope: _Fields, factor: float) -> float:
+def _attention_factor(rope: Fields, factor: float) -> float:
     given = rope.optional_number("attention_factor", low=0.01, high=100)
     if given is not None:
         return given
@@ -336,7 +266,7 @@ def yarn_magnitude(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _yarn_from_gguf(fields: _Fields, positions: int) -> YarnScaling | None:
+def _yarn_from_gguf(fields: Fields, positions: int) -> YarnScaling | None:
     kind = fields.get("rope.scaling.type")
     if kind in (None, "none"):
         return None

@@ -1,10 +1,16 @@
-"""Checkpoint names -> ours. Ours are those of the Hugging Face files.
+"""Checkpoint names -> ours. Ours are those of the Hugging Face files, but for two things.
 
 Experts have one name for all of a layer, `model.layers.{i}.mlp.experts.{projection}.weight`,
-because files differ in whether they store them one by one or stacked.
+because files differ in whether they store them one by one or stacked. Of a linear attention
+layer, `in_proj_qkvz` is the one matrix whose rows are grouped by key head, as Hugging Face files
+and old GGUF files have it; newer GGUF files have `in_proj_qkv` and `in_proj_z` instead, with the
+rows of all queries, all keys, all values and all gates one after another. Its decay is `A`: see
+`canonical`.
 """
 
 from __future__ import annotations
+
+from qcode.engine.model_config import Architecture
 
 _GGUF_GLOBAL = {
     "model.embed_tokens": "token_embd",
@@ -27,17 +33,39 @@ _GGUF_LAYER = {
     "mlp.experts.gate_proj": "ffn_gate_exps",
     "mlp.experts.up_proj": "ffn_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "linear_attn.in_proj_qkvz": "ssm_in",
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
 }
+_GGUF_TENSOR = {
+    "linear_attn.dt_bias": "ssm_dt.bias",
+    "linear_attn.A": "ssm_a",
+}
+"""Tensors of a layer whose whole name differs, not only that of their module."""
 _LAYER_PREFIX = "model.layers."
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, architecture: Architecture) -> str:
     """The GGUF name of the tensor we call `name`; it always has one."""
-    module, _, kind = name.rpartition(".")
-    if not module.startswith(_LAYER_PREFIX):
+    if not name.startswith(_LAYER_PREFIX):
+        module, _, kind = name.rpartition(".")
         return f"{_GGUF_GLOBAL[module]}.{kind}"
-    layer, _, part = module.removeprefix(_LAYER_PREFIX).partition(".")
-    return f"blk.{layer}.{_GGUF_LAYER[part]}.{kind}"
+    layer, _, tensor = name.removeprefix(_LAYER_PREFIX).partition(".")
+    if tensor in _GGUF_TENSOR:
+        return f"blk.{layer}.{_GGUF_TENSOR[tensor]}"
+    module, _, kind = tensor.rpartition(".")
+    part = _GGUF_LAYER[module]
+    if part == "ffn_norm" and architecture == "qwen3_next":
+        part = "post_attention_norm"
+    return f"blk.{layer}.{part}.{kind}"
 
 
 def one_expert(name: str, expert: int) -> str:

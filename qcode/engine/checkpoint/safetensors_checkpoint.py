@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qcode.engine.checkpoint.canonical import canonical, stored_form
 from qcode.engine.checkpoint.checkpoint import check_shape
 from qcode.engine.checkpoint.config import config_from_json
 from qcode.engine.checkpoint.json_file import read_json
@@ -31,15 +32,21 @@ class SafetensorsCheckpoint:
         self._dtype = dtype
         self._device = device
 
+    def has(self, name: str) -> bool:
+        return name in self._files
+
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         return DenseWeight(self.tensor(name, shape))
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        file = self._files.get(name)
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        architecture = self.config.architecture
+        stored, stored_shape = stored_form(architecture, name, shape)
+        file = self._files.get(stored)
         if file is None:
-            raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
-        check_shape(file.path, name, file.tensors[name].shape, shape)
-        return file.tensor(name).to(self._device, self._dtype)
+            raise CheckpointError(f"{self.path}: tensor {stored!r} is missing")
+        check_shape(file.path, stored, file.tensors[stored].shape, stored_shape)
+        tensor = canonical(architecture, name, file.tensor(stored).to(self._device))
+        return tensor.to(dtype or self._dtype)
 
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
         num_experts, rows, columns = shape

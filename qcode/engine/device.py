@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from qcode.engine.options import EngineOptions
+from qcode.engine import memory
+from qcode.engine.options import EngineOptions, KVDtype
 from qcode.protocol.errors import EngineError
 
 _DTYPES = {
@@ -39,25 +40,30 @@ def activation_dtype(options: EngineOptions, device: torch.device) -> torch.dtyp
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def cache_dtype(options: EngineOptions, device: torch.device) -> torch.dtype:
-    """float16 on the CPU: half the memory to read back, and converting it is one instruction."""
+def cache_dtype(options: EngineOptions, device: torch.device) -> KVDtype:
+    """What keys and values are kept in; never "auto".
+
+    float16 on the CPU: half the memory to read back, and converting it is one instruction. Who
+    asks for float32 activations wants to compare, so the cache rounds nothing then.
+    """
     if options.kv_dtype != "auto":
-        return _DTYPES[options.kv_dtype]
-    return torch.float16 if device.type == "cpu" else activation_dtype(options, device)
+        return options.kv_dtype
+    if device.type == "cpu" and options.dtype == "auto":
+        return "float16"
+    names: dict[torch.dtype, KVDtype] = {
+        torch.float32: "float32",
+        torch.bfloat16: "bfloat16",
+        torch.float16: "float16",
+    }
+    return names[activation_dtype(options, device)]
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can be taken now without pushing anything else out."""
+    """Memory of the device that can be taken now without pushing anything else out."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    # Elsewhere half of what is built in.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return memory.available_bytes()
 
 
 def num_physical_cores() -> int:

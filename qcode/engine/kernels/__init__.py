@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qcode.engine.kernels import reference
-from qcode.engine.kernels.library import KernelLibrary, installed
+from qcode.engine.kernels.library import CACHE_FORMATS, KernelLibrary, installed
 
 __all__ = ["apply_rotary", "paged_attention", "rms_norm", "silu_and_mul"]
 
@@ -45,14 +45,16 @@ def paged_attention(
     query_starts: Tensor,
     context_lens: Tensor,
     scale: float,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """Causal attention over cached keys and values; see `reference.paged_attention`."""
     inputs = (q, k_cache, v_cache, block_tables, query_starts, context_lens)
     library = _library_for(q)
-    readable = k_cache.dtype in (torch.float32, torch.float16) and k_cache.shape[3] % 16 == 0
+    readable = k_cache.dtype in CACHE_FORMATS and k_cache.shape[3] % 16 == 0
     if library and readable and k_cache.is_contiguous() and v_cache.is_contiguous():
-        return library.paged_attention(*inputs, scale)
-    return reference.paged_attention(*inputs, scale)
+        return library.paged_attention(*inputs, scale, k_scales, v_scales)
+    return reference.paged_attention(*inputs, scale, k_scales, v_scales)
 
 
 def _library_for(*tensors: Tensor) -> KernelLibrary | None:

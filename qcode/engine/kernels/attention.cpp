@@ -28,10 +28,41 @@ constexpr int kMicroRows = kLanes == 16 ? 8 : 4;
 constexpr int kMicroVectors = 2;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-template <class Element>
+// The number formats of a cache: `load` gives kLanes values divided by kUnit.
+struct Float32 {
+    using Stored = float;
+    static constexpr float kUnit = 1;
+    static Floats load(const Stored* source) { return qcode::load<Floats>(source); }
+};
+struct Float16 {
+    using Stored = uint16_t;
+    static constexpr float kUnit = 1;
+    static Floats load(const Stored* source) { return load_half(source); }
+};
+struct BFloat16 {
+    using Stored = uint16_t;
+    static constexpr float kUnit = 1;
+    static Floats load(const Stored* source) { return load_bfloat(source); }
+};
+struct Int8 {
+    using Stored = int8_t;
+    static constexpr float kUnit = 1;
+    static Floats load(const Stored* source) { return load_signed_bytes(source); }
+};
+// e4m3 without infinities. Its bits are those of a half-precision float 256 times smaller, shorter
+// by seven bits of mantissa; only what is not a number becomes one.
+struct Float8 {
+    using Stored = uint8_t;
+    static constexpr float kUnit = 256;
+    static Floats load(const Stored* source) { return load_short_half(source); }
+};
+
+template <class Format>
 struct Problem {
-    const float* q;       // [queries, heads, head_dim]
-    const Element *k, *v;  // [blocks, block_size, kv_heads, head_dim]
+    using Stored = typename Format::Stored;
+    const float* q;         // [queries, heads, head_dim]
+    const Stored *k, *v;    // [blocks, block_size, kv_heads, head_dim]
+    const float *k_scales, *v_scales;  // [blocks, block_size, kv_heads] or null: all 1
     const int32_t* tables;  // [sequences, table_width]
     float* output;        // as q
     long heads, kv_heads, head_dim, block_size, table_width;
@@ -40,10 +71,9 @@ struct Problem {
     long group() const { return heads / kv_heads; }
     // From one position's vector to the next one's within a block.
     long stride() const { return kv_heads * head_dim; }
-    // Where the vectors of one block of a sequence begin.
-    long block_offset(long sequence, long kv_head, long index) const {
-        const long block = tables[sequence * table_width + index];
-        return block * block_size * stride() + kv_head * head_dim;
+    // How many vectors, of one head each, lie before a block of a sequence.
+    long block_offset(long sequence, long index) const {
+        return tables[sequence * table_width + index] * block_size * kv_heads;
     }
 };
 
@@ -62,9 +92,6 @@ struct Softmax {
         : maximum(memory), sum(memory + rows), total(memory + 2 * rows) {}
     static long floats_needed(long rows, long head_dim) { return rows * (head_dim + 2); }
 };
-
-inline Floats load_floats(const float* source) { return load<Floats>(source); }
-inline Floats load_floats(const uint16_t* source) { return load_half(source); }
 
 // c [rows, columns] += a [rows, inner] b [inner, columns], kRows rows and two vectors at a time.
 template <int kRows>
@@ -117,32 +144,37 @@ struct Scratch {
           softmax(size_t(Softmax::floats_needed(kTileRows, head_dim))) {}
 };
 
-// From block `index` of the task's sequence to the one that is needed some blocks later. Blocks lie
-// anywhere, so the hardware cannot guess where to fetch it from.
-template <class Element>
-long distance_ahead(const Problem<Element>& problem, const Task& task, long index) {
+// From block `index` of the task's sequence to the one that is needed some blocks later, in vectors.
+// Blocks lie anywhere, so the hardware cannot guess where to fetch it from.
+template <class Format>
+long distance_ahead(const Problem<Format>& problem, const Task& task, long index) {
     const long later = index + kBlocksAhead;
     if (later * problem.block_size >= task.end_key) return 0;
-    return problem.block_offset(task.sequence, task.kv_head, later) -
-           problem.block_offset(task.sequence, task.kv_head, index);
+    return problem.block_offset(task.sequence, later) -
+           problem.block_offset(task.sequence, index);
 }
 
 // Positions first .. first + count - 1 of a cache -> target [count, head_dim].
-template <class Element>
-void load_block(const Problem<Element>& problem, const Element* cache, const Task& task, long first,
-                long count, float* target) {
+template <class Format>
+void load_block(const Problem<Format>& problem, const typename Format::Stored* cache,
+                const float* scales, const Task& task, long first, long count, float* target) {
     const long head_dim = problem.head_dim, block_size = problem.block_size;
     long index = first / block_size, slot = first % block_size;
     for (const long end = first + count; first < end; index++, slot = 0) {
-        const Element* source =
-            cache + problem.block_offset(task.sequence, task.kv_head, index) + slot * problem.stride();
+        const long vector = problem.block_offset(task.sequence, index) + slot * problem.kv_heads +
+                            task.kv_head;
+        const typename Format::Stored* source = cache + vector * head_dim;
+        const float* scale = scales ? scales + vector : nullptr;
         const long run = std::min(block_size - slot, end - first);
         const long ahead = distance_ahead(problem, task, index);
-        for (long i = 0; i < run; i++, source += problem.stride(), target += head_dim)
+        for (long i = 0; i < run; i++, source += problem.stride(), target += head_dim) {
+            const float factor = scale ? scale[i * problem.kv_heads] * Format::kUnit : Format::kUnit;
+            if (scale) __builtin_prefetch(scale + i * problem.kv_heads + ahead);
             for (long d = 0; d < head_dim; d += kLanes) {
-                __builtin_prefetch(source + ahead + d);
-                store(target + d, load_floats(source + d));
+                __builtin_prefetch(source + ahead * head_dim + d);
+                store(target + d, Format::load(source + d) * factor);
             }
+        }
         first += run;
     }
 }
@@ -207,8 +239,8 @@ void update_row(float* scores, long visible, Softmax& softmax, long row, long he
     softmax.maximum[row] = maximum;
 }
 
-template <class Element>
-void load_queries(const Problem<Element>& problem, const Task& task, float* target) {
+template <class Format>
+void load_queries(const Problem<Format>& problem, const Task& task, float* target) {
     const long group = problem.group(), head_dim = problem.head_dim;
     for (long row = 0; row < task.rows; row++) {
         const long query = task.first_query + (task.first_row + row) / group;
@@ -218,8 +250,8 @@ void load_queries(const Problem<Element>& problem, const Task& task, float* targ
     }
 }
 
-template <class Element>
-void run_task(const Problem<Element>& problem, const Task& task, Scratch& scratch, Softmax softmax) {
+template <class Format>
+void run_task(const Problem<Format>& problem, const Task& task, Scratch& scratch, Softmax softmax) {
     const long head_dim = problem.head_dim, group = problem.group();
     std::fill(softmax.maximum, softmax.maximum + task.rows, kNegativeInfinity);
     std::fill(softmax.sum, softmax.sum + task.rows, 0.0f);
@@ -228,7 +260,7 @@ void run_task(const Problem<Element>& problem, const Task& task, Scratch& scratc
     for (long first = task.first_key; first < task.end_key; first += kBlockKeys) {
         const long keys = std::min<long>(kBlockKeys, task.end_key - first);
         float* scores = scratch.scores.data();
-        load_block(problem, problem.k, task, first, keys, scratch.keys.data());
+        load_block(problem, problem.k, problem.k_scales, task, first, keys, scratch.keys.data());
         if (task.rows < kWideRows) {
             scores_by_dot(task, scratch, keys, head_dim);
         } else {
@@ -238,7 +270,7 @@ void run_task(const Problem<Element>& problem, const Task& task, Scratch& scratc
             multiply_add(scratch.queries.data(), head_dim, scratch.values.data(), scores, task.rows,
                          head_dim, kBlockKeys);
         }
-        load_block(problem, problem.v, task, first, keys, scratch.values.data());
+        load_block(problem, problem.v, problem.v_scales, task, first, keys, scratch.values.data());
         for (long row = 0; row < task.rows; row++) {
             const long position = task.context - task.queries + (task.first_row + row) / group;
             const long visible = std::min(keys, position + 1 - first);
@@ -249,8 +281,8 @@ void run_task(const Problem<Element>& problem, const Task& task, Scratch& scratc
     }
 }
 
-template <class Element>
-void store_rows(const Problem<Element>& problem, const Task& task, const Softmax& softmax) {
+template <class Format>
+void store_rows(const Problem<Format>& problem, const Task& task, const Softmax& softmax) {
     const long group = problem.group(), head_dim = problem.head_dim;
     for (long row = 0; row < task.rows; row++) {
         const long query = task.first_query + (task.first_row + row) / group;
@@ -278,8 +310,8 @@ void merge(Softmax& into, const Softmax& other, long rows, long head_dim) {
     }
 }
 
-template <class Element>
-std::vector<Task> plan(const Problem<Element>& problem, const int32_t* query_starts,
+template <class Format>
+std::vector<Task> plan(const Problem<Format>& problem, const int32_t* query_starts,
                        const int32_t* contexts, long sequences, int threads, long& partials) {
     std::vector<Task> tiles;
     for (long s = 0; s < sequences; s++) {
@@ -311,8 +343,8 @@ std::vector<Task> plan(const Problem<Element>& problem, const int32_t* query_sta
     return tasks;
 }
 
-template <class Element>
-void attend(const Problem<Element>& problem, const int32_t* query_starts, const int32_t* contexts,
+template <class Format>
+void attend(const Problem<Format>& problem, const int32_t* query_starts, const int32_t* contexts,
             long sequences, int threads) {
     long partials;
     const std::vector<Task> tasks =
@@ -353,22 +385,28 @@ using namespace qcode;
 
 extern "C" {
 
-// Shapes as in Problem; query_starts [sequences + 1], contexts [sequences]. The cache holds floats,
-// or half-precision floats where `half_cache`. head_dim must be a multiple of 16.
-void qcode_paged_attention(const float* q, const void* k, const void* v, const int32_t* tables,
+// Shapes as in Problem; query_starts [sequences + 1], contexts [sequences]. `format` is 0 for a cache
+// of float32, 1 of float16, 2 of bfloat16, 3 of int8, 4 of float8. head_dim must be a multiple of 16.
+void qcode_paged_attention(const float* q, const void* k, const void* v, const float* k_scales,
+                           const float* v_scales, const int32_t* tables,
                            const int32_t* query_starts, const int32_t* contexts, float* output,
                            long sequences, long heads, long kv_heads, long head_dim,
-                           long block_size, long table_width, float scale, int half_cache,
+                           long block_size, long table_width, float scale, int format,
                            int threads) {
-    const auto run = [&]<class Element>(const Element* keys) {
-        const Problem<Element> problem{q, keys, static_cast<const Element*>(v), tables, output, heads,
-                                       kv_heads, head_dim, block_size, table_width, scale};
+    const auto run = [&]<class Format>(Format) {
+        using Stored = typename Format::Stored;
+        const Problem<Format> problem{q, static_cast<const Stored*>(k), static_cast<const Stored*>(v),
+                                      k_scales, v_scales, tables, output, heads, kv_heads, head_dim,
+                                      block_size, table_width, scale};
         attend(problem, query_starts, contexts, sequences, threads);
     };
-    if (half_cache)
-        run(static_cast<const uint16_t*>(k));
-    else
-        run(static_cast<const float*>(k));
+    switch (format) {
+        case 0: return run(Float32{});
+        case 1: return run(Float16{});
+        case 2: return run(BFloat16{});
+        case 3: return run(Int8{});
+        case 4: return run(Float8{});
+    }
 }
 
 }  // extern "C"

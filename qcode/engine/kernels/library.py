@@ -25,11 +25,23 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "qcode_pack": (None, (_INT, _POINTER, _POINTER, *_MATRIX, _INT)),
     "qcode_unpack_rows": (_INT, (_INT, _POINTER, _POINTER, _LONG, _POINTER, *_MATRIX)),
     "qcode_multiply": (None, (_INT, *(_POINTER,) * 3, _LONG, *_MATRIX, _INT)),
+    "qcode_row_bytes": (_LONG, (_INT, _LONG)),
+    "qcode_multiply_rows": (None, (_INT, *(_POINTER,) * 3, _LONG, *_MATRIX, _INT)),
+    "qcode_decode_rows": (_INT, (_INT, _POINTER, _POINTER, _LONG, _POINTER, *_MATRIX)),
     "qcode_rms_norm": (None, (*(_POINTER,) * 3, *_MATRIX, _FLOAT, _INT)),
     "qcode_silu_and_mul": (None, (*(_POINTER,) * 3, _LONG, _INT)),
     "qcode_rotary": (None, (*(_POINTER,) * 4, *(_LONG,) * 5, _INT)),
-    "qcode_paged_attention": (None, (*(_POINTER,) * 7, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
+    "qcode_paged_attention": (None, (*(_POINTER,) * 9, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
 }
+
+CACHE_FORMATS: dict[torch.dtype, int] = {
+    torch.float32: 0,
+    torch.float16: 1,
+    torch.bfloat16: 2,
+    torch.int8: 3,
+    torch.float8_e4m3fn: 4,
+}
+"""The number formats of a key and value cache, by their numbers in attention.cpp."""
 
 
 class KernelLibrary:
@@ -85,6 +97,51 @@ class KernelLibrary:
         )
         return y
 
+    def multiply_rows(
+        self, raw: Tensor, ggml_type: int, shape: tuple[int, int], x: Tensor
+    ) -> Tensor:
+        """x [T, in] float32 times a weight [out, in] kept as a file holds it -> [T, out] float32.
+
+        `raw` is contiguous, of any dtype: the bytes of the weight in the ggml type of that id,
+        0, 1 and 30 being float32, float16 and bfloat16. All maths is float32. Raises ValueError
+        where type, shape, bytes and x do not belong together.
+        """
+        self._check_rows(raw, ggml_type, shape)
+        tokens, width = x.shape
+        if width != shape[1]:
+            raise ValueError(f"{width} input features for a weight of shape {shape}")
+        x = x.contiguous()
+        y = torch.empty(tokens, shape[0])
+        self._c.qcode_multiply_rows(
+            ggml_type, raw.data_ptr(), x.data_ptr(), y.data_ptr(), tokens, *shape, _threads()
+        )
+        return y
+
+    def decode_rows(
+        self, raw: Tensor, ggml_type: int, shape: tuple[int, int], ids: Tensor
+    ) -> Tensor:
+        """Rows `ids` [N] int64 of a weight as `multiply_rows` takes it -> [N, in] float32.
+
+        Raises IndexError for an id out of range, ValueError as `multiply_rows`.
+        """
+        self._check_rows(raw, ggml_type, shape)
+        ids = ids.contiguous()
+        values = torch.empty(len(ids), shape[1])
+        in_range = self._c.qcode_decode_rows(
+            ggml_type, raw.data_ptr(), ids.data_ptr(), len(ids), values.data_ptr(), *shape
+        )
+        if not in_range:
+            raise IndexError(f"row ids outside 0..{shape[0] - 1}")
+        return values
+
+    def _check_rows(self, raw: Tensor, ggml_type: int, shape: tuple[int, int]) -> None:
+        rows, columns = shape
+        row_bytes = int(self._c.qcode_row_bytes(ggml_type, columns))
+        if not row_bytes or raw.nbytes != rows * row_bytes or not raw.is_contiguous():
+            raise ValueError(
+                f"{raw.nbytes} bytes are no weight of ggml type {ggml_type} and shape {shape}"
+            )
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x [T, D] and weight [D] float32."""
         x, weight = x.contiguous(), weight.contiguous()
@@ -133,8 +190,11 @@ class KernelLibrary:
         query_starts: Tensor,
         context_lens: Tensor,
         scale: float,
+        k_scales: Tensor | None = None,
+        v_scales: Tensor | None = None,
     ) -> Tensor:
-        """float32 q; contiguous float32 or float16 caches with head_dim a multiple of 16."""
+        """float32 q; contiguous caches of a dtype in CACHE_FORMATS with head_dim a multiple of 16,
+        and contiguous scales or none."""
         q, tables = q.contiguous(), block_tables.contiguous()
         starts, lengths = query_starts.contiguous(), context_lens.contiguous()
         output = torch.empty_like(q)
@@ -143,6 +203,8 @@ class KernelLibrary:
             q.data_ptr(),
             k_cache.data_ptr(),
             v_cache.data_ptr(),
+            None if k_scales is None else k_scales.data_ptr(),
+            None if v_scales is None else v_scales.data_ptr(),
             tables.data_ptr(),
             starts.data_ptr(),
             lengths.data_ptr(),
@@ -154,7 +216,7 @@ class KernelLibrary:
             block_size,
             tables.shape[1],
             scale,
-            k_cache.dtype == torch.float16,
+            CACHE_FORMATS[k_cache.dtype],
             _threads(),
         )
         return output

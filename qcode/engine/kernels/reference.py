@@ -43,6 +43,8 @@ def paged_attention(
     query_starts: Tensor,
     context_lens: Tensor,
     scale: float,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """Causal attention over cached keys and values -> [N, Hq, D].
 
@@ -50,7 +52,8 @@ def paged_attention(
     query_starts [B + 1] int32; context_lens [B] int32. Sequence b owns the query rows from
     query_starts[b] to query_starts[b + 1]; they are the last of its context_lens[b] tokens, whose
     keys and values are already in the cache. Each group of Hq / Hkv query heads shares one
-    key head.
+    key head. With scales [num_blocks, block_size, Hkv] float32, as float8 and int8 caches have
+    them, what is cached times its scale is the key or value.
     """
     output = torch.empty_like(q)
     block_size = k_cache.shape[1]
@@ -58,10 +61,22 @@ def paged_attention(
     for b, context_len in enumerate(lengths):
         rows = slice(starts[b], starts[b + 1])
         blocks = block_tables[b, : -(-context_len // block_size)].long()
-        keys = k_cache[blocks].flatten(0, 1)[:context_len].float()
-        values = v_cache[blocks].flatten(0, 1)[:context_len].float()
+        keys = _gather(k_cache, k_scales, blocks)[:context_len]
+        values = _gather(v_cache, v_scales, blocks)[:context_len]
         output[rows] = _causal_attention(q[rows], keys, values, scale).to(q.dtype)
     return output
+
+
+def _gather(cache: Tensor, scales: Tensor | None, blocks: Tensor) -> Tensor:
+    """The vectors of these blocks in order: [len(blocks) * block_size, Hkv, D] float32."""
+    if cache.dtype.itemsize == 1:
+        # Bytes are moved as they are: torch gathers no float8.
+        gathered = cache.view(torch.int8)[blocks].view(cache.dtype).float()
+    else:
+        gathered = cache[blocks].float()
+    if scales is not None:
+        gathered *= scales[blocks].unsqueeze(-1)
+    return gathered.flatten(0, 1)
 
 
 def _causal_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

@@ -67,12 +67,35 @@ inline Floats load_half(const uint16_t* source) {
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
 }
 
+inline Floats load_bfloat(const uint16_t* source) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)source));
+    return (Floats)_mm256_slli_epi32(wide, 16);
+}
+
+// See simd_portable.h: the sign is spread over two bits, of which the mask leaves the upper one.
+inline Floats load_short_half(const uint8_t* source) {
+    const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)source));
+    const __m128i halves = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(-16512));
+    return (Floats)_mm256_cvtph_ps(halves);
+}
+
 inline Floats load_unsigned_bytes(const uint8_t* source) {
     return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)source)));
 }
 
 inline Floats load_signed_bytes(const int8_t* source) {
     return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)source)));
+}
+
+// See simd_avx512.h.
+inline void look_up_sixteen(const int8_t* table, const uint8_t* packed, int8_t* levels) {
+    const __m128i entries = _mm_loadu_si128((const __m128i*)table);
+    const __m128i bytes = _mm_loadu_si128((const __m128i*)packed);
+    const __m128i mask = _mm_set1_epi8(15);
+    const __m128i low = _mm_and_si128(bytes, mask);
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+    _mm_storeu_si128((__m128i*)levels, _mm_shuffle_epi8(entries, low));
+    _mm_storeu_si128((__m128i*)(levels + 16), _mm_shuffle_epi8(entries, high));
 }
 
 }  // namespace qcode

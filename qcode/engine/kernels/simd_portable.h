@@ -34,6 +34,22 @@ inline Floats load_half(const uint16_t* source) {
     return values;
 }
 
+inline Floats load_bfloat(const uint16_t* source) {
+    Ints bits;
+    for (int lane = 0; lane < kLanes; lane++) bits[lane] = int32_t(uint32_t(source[lane]) << 16);
+    return (Floats)bits;
+}
+
+// Bytes s eeee mmm to halves s 0eeee mmm0000000, and those to floats.
+inline Floats load_short_half(const uint8_t* source) {
+    Floats values;
+    for (int lane = 0; lane < kLanes; lane++) {
+        const int byte = source[lane];
+        values[lane] = half_to_float(uint16_t((byte & 0x80) << 8 | (byte & 0x7f) << 7));
+    }
+    return values;
+}
+
 template <class Byte>
 inline Floats load_bytes_as_floats(const Byte* source) {
     Floats values;
@@ -44,5 +60,13 @@ inline Floats load_bytes_as_floats(const Byte* source) {
 inline Floats load_unsigned_bytes(const uint8_t* source) { return load_bytes_as_floats(source); }
 
 inline Floats load_signed_bytes(const int8_t* source) { return load_bytes_as_floats(source); }
+
+// See simd_avx512.h.
+inline void look_up_sixteen(const int8_t* table, const uint8_t* packed, int8_t* levels) {
+    for (int t = 0; t < 16; t++) {
+        levels[t] = table[packed[t] & 15];
+        levels[t + 16] = table[packed[t] >> 4];
+    }
+}
 
 }  // namespace qcode

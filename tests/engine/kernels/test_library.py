@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qcode.engine import kernels
 from qcode.engine.kernels import reference
-from qcode.engine.kernels.library import VARIABLE, KernelLibrary, load, status
+from qcode.engine.kernels.library import CACHE_FORMATS, VARIABLE, KernelLibrary, load, status
+from qcode.engine.layers.attention import quantize
 
 RandomTensor = Callable[..., Tensor]
 
@@ -113,9 +114,53 @@ def test_paged_attention(
 ) -> None:
     q, k, v, *rest = attention_inputs(random_tensor, sequences, heads, kv_heads, head_dim)
     arguments = (q, k.to(cache), v.to(cache), *rest, head_dim**-0.5)
-    expected = reference.paged_attention(*arguments)  # type: ignore[arg-type]
-    actual = library.paged_attention(*arguments)  # type: ignore[arg-type]
+    expected = reference.paged_attention(*arguments)
+    actual = library.paged_attention(*arguments)
     torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(14, 2, 64), (3, 1, 80)])
+@pytest.mark.parametrize("cache", CACHE_FORMATS)
+def test_paged_attention_in_every_format(
+    library: KernelLibrary,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    cache: torch.dtype,
+    random_tensor: RandomTensor,
+) -> None:
+    sequences = [(1, 31), (3, 33), (1, 700), (20, 64), (5, 5)]
+    q, k, v, *rest = attention_inputs(random_tensor, sequences, heads, kv_heads, head_dim)
+    # Vectors of very different lengths: each has a scale of its own.
+    k, v = k * random_tensor(*k.shape[:3], 1), v * random_tensor(*v.shape[:3], 1).exp()
+    (k, k_scales), (v, v_scales) = stored(k, cache), stored(v, cache)
+    arguments = (q, k, v, *rest, head_dim**-0.5, k_scales, v_scales)
+    expected = reference.paged_attention(*arguments)
+    actual = library.paged_attention(*arguments)
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def stored(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """As a cache of this dtype keeps x, with the scales of eight-bit ones."""
+    return quantize(x, dtype) if dtype.itemsize == 1 else (x.to(dtype), None)
+
+
+@pytest.mark.parametrize("cache", [torch.float8_e4m3fn, torch.bfloat16, torch.float16])
+def test_every_value_a_cache_can_hold_is_read_exactly(
+    library: KernelLibrary, cache: torch.dtype
+) -> None:
+    """One key is seen by one query, whose answer is then its value."""
+    width = 256
+    codes = torch.arange(-128, 128) if cache.itemsize == 1 else torch.arange(-(2**15), 2**15)
+    v = codes.to(torch.int8 if cache.itemsize == 1 else torch.int16).view(cache)
+    values = v.float()
+    v = torch.where(values.isfinite(), values, 0).to(cache).view(-1, 1, 1, width)
+    q, k = torch.zeros(len(v), 1, width), torch.zeros_like(v)
+    tables = torch.arange(len(v), dtype=torch.int32).view(-1, 1)
+    starts = torch.arange(len(v) + 1, dtype=torch.int32)
+    lengths = torch.ones(len(v), dtype=torch.int32)
+    actual = library.paged_attention(q, k, v, tables, starts, lengths, 1.0)
+    assert torch.equal(actual, v.flatten(1, 2).float())
 
 
 def test_attention_with_scores_far_apart(

@@ -101,7 +101,7 @@ class HermesTemplate:
             if self.keeps_reasoning and open_turn:
                 text = _reasoning(prompt, message, text, last=last)
             prompt.content(text)
-            _calls(prompt, message, text)
+            _calls(prompt, message)
         prompt.markup("<|im_end|>\n")
 
 
@@ -117,9 +117,10 @@ def _reasoning(prompt: PromptBuilder, message: AssistantMessage, text: str, *, l
     return text.lstrip("\n")
 
 
-def _calls(prompt: PromptBuilder, message: AssistantMessage, text: str) -> None:
+def _calls(prompt: PromptBuilder, message: AssistantMessage) -> None:
     for number, call in enumerate(message.tool_calls):
-        prompt.markup("\n" if text or number else "")
+        # As the published templates have it: also after text whose newlines the thinking swallowed.
+        prompt.markup("\n" if message.text or number else "")
         prompt.markup('<tool_call>\n{"name": "')
         prompt.content(call.name)
         prompt.markup('", "arguments": ')

@@ -206,7 +206,7 @@ CHATML_TURNS = """
     {%- endif %}
     {{- body }}
     {%- for call in message.tool_calls or [] %}
-      {{- '\\n' if body or not loop.first else '' }}
+      {{- '\\n' if message.content or not loop.first else '' }}
       {{- '<tool_call>\\n{"name": "' ~ call.function.name ~ '", "arguments": ' }}
       {{- call.function.arguments | tojson }}
       {{- '}\\n</tool_call>' }}

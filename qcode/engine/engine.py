@@ -98,7 +98,13 @@ class Engine:
         # A thread count belongs to the thread that sets it: this one will run every step.
         torch.set_num_threads(options.num_threads or num_physical_cores())
         dtype = activation_dtype(options, device)
-        loaded = load_model(path, dtype=dtype, device=device, progress=progress)
+        loaded = load_model(
+            path,
+            dtype=dtype,
+            device=device,
+            exact=options.dtype == "float32",
+            progress=progress,
+        )
         return cls(loaded, options)
 
     @property
@@ -110,12 +116,17 @@ class Engine:
         """Blocks of the cache that no request holds."""
         return self._pool.num_available
 
+    @property
+    def num_available_state_slots(self) -> int:
+        """Slots for recurrent states that no request holds."""
+        return self._states.num_available
+
     def reset(self) -> None:
         """Forget every request and all cached prefixes, as after a step that failed midway."""
         self._pool = BlockPool(
             self.num_blocks, self._options.block_size, prefix_reuse=self._options.prefix_reuse
         )
-        states = StatePool(
+        self._states = StatePool(
             self._num_state_slots,
             self._options.block_size,
             prefix_reuse=self._options.prefix_reuse,
@@ -124,7 +135,7 @@ class Engine:
             self._pool,
             self._chunks,
             max_sequences=self._options.max_sequences,
-            states=states if self._num_state_slots else None,
+            states=self._states if self._num_state_slots else None,
         )
         self._outputs: list[TokenOutput] = []
 

@@ -23,12 +23,16 @@ KV_DTYPES: Mapping[KVDtypeName, KVDtype] = {
 class EngineOptions:
     """`None` and "auto" leave the choice to the model and the machine.
 
+    `dtype` is that of activations. "float32" asks for exact products too: nothing is rounded to
+    fewer bits on the way, as "auto" does where that is faster.
+
     `context_window` is the most tokens one sequence may hold, prompt and answer together. More
     than the model's own window scales the model by YaRN; a window that is asked for and does not
     fit the memory is an error, one that is not asked for shrinks to what fits.
 
     `kv_dtype` is what keys and values are kept in: float8 (e4m3) and int8 halve the memory of
-    float16 at some loss of precision. `kv_memory_bytes` is the budget of the key and value cache.
+    float16 at some loss of precision. `kv_memory_bytes` is the budget of the key and value cache,
+    `state_memory_bytes` that of the recurrent states of linear attention and their snapshots.
     A prefill chunk has at most `max_chunk_tokens` tokens and is sized to take about
     `chunk_target_s` seconds, so that an abort is noticed that soon and sequences that are already
     being answered keep moving.
@@ -39,6 +43,7 @@ class EngineOptions:
     kv_dtype: KVDtype = "auto"
     context_window: int | None = None
     kv_memory_bytes: int | None = None
+    state_memory_bytes: int | None = None
     block_size: int = 16
     max_sequences: int = 16
     max_chunk_tokens: int = 512

@@ -13,10 +13,15 @@ from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
 
 def open_checkpoint(
-    path: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    exact: bool = False,
 ) -> SafetensorsCheckpoint | GgufCheckpoint:
     """A GGUF file, or a directory with `config.json` and safetensors files.
 
+    `exact` asks for products in float32 maths where faster ones would round their input.
     Chosen by content, not by name. Raises CheckpointError, UnsupportedModel.
     """
     place = torch.device(device)
@@ -28,7 +33,7 @@ def open_checkpoint(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error
     if magic == MAGIC:
-        return GgufCheckpoint(path, dtype, place)
+        return GgufCheckpoint(path, dtype, place, exact=exact)
     raise UnsupportedModel(
         f"{path}: not a model the engine can read",
         hint="Give a .gguf file, or a directory with config.json and .safetensors files.",

@@ -41,13 +41,16 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    exact: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LoadedModel:
     """Load a GGUF file or a directory of safetensors; `progress` is told fractions up to 1.
 
+    `exact` asks for products in float32 maths where faster ones would round their input.
+
     Raises CheckpointError for a damaged or contradictory checkpoint, UnsupportedModel.
     """
-    checkpoint = open_checkpoint(path, dtype=dtype, device=device)
+    checkpoint = open_checkpoint(path, dtype=dtype, device=device, exact=exact)
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
     with ThreadPoolExecutor(1) as side:
         tokenizer = side.submit(load_tokenizer, checkpoint)

@@ -49,6 +49,7 @@ def build_batch(scheduled: Sequence[Scheduled], block_size: int, device: torch.d
         query_starts=torch.tensor(query_starts, dtype=torch.int32, device=device),
         context_lens=torch.tensor(context_lens, dtype=torch.int32, device=device),
         block_tables=torch.tensor(_padded(scheduled), dtype=torch.int32, device=device),
+        state_slots=_state_slots(scheduled, device),
     )
     return Batch(
         ids=torch.tensor(ids, dtype=torch.int64, device=device),
@@ -60,3 +61,9 @@ def build_batch(scheduled: Sequence[Scheduled], block_size: int, device: torch.d
 def _padded(scheduled: Sequence[Scheduled]) -> list[list[int]]:
     width = max(len(item.sequence.blocks) for item in scheduled)
     return [item.sequence.blocks + [0] * (width - len(item.sequence.blocks)) for item in scheduled]
+
+
+def _state_slots(scheduled: Sequence[Scheduled], device: torch.device) -> Tensor | None:
+    """None where no sequence has a slot, that is where the model has no recurrent states."""
+    slots = [item.sequence.state_slot for item in scheduled if item.sequence.state_slot is not None]
+    return torch.tensor(slots, dtype=torch.int64, device=device) if slots else None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from qcode.engine.sequence import Sequence
 
-_ROOT = b""
+ROOT = b""
+"""The digest of no tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,15 @@ class BlockCopy:
     source: int
     target: int
     num_slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedPrefix:
+    """Keys and values of a sequence's first `num_tokens` tokens are in blocks; `digests` are
+    those of its full blocks, or of more than its full blocks."""
+
+    num_tokens: int
+    digests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +76,46 @@ class BlockPool:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def admit(self, sequence: Sequence) -> list[BlockCopy] | None:
-        """Give a sequence without blocks room for all its tokens, reusing what holds its prefix,
-        and set its `num_computed_tokens`. Returns the copies to make first, or None (and changes
-        nothing) if there is no room. The last token is never taken from the cache: its logits
-        are needed."""
+    def find_prefix(self, sequence: Sequence) -> CachedPrefix:
+        """What is cached of a sequence's tokens: never the last one, whose logits are needed, and
+        nothing of a sequence that is scored."""
+        digests: list[bytes] = []
+        if not self._prefix_reuse or sequence.is_scored:
+            return CachedPrefix(num_tokens=0, digests=())
+        size, tokens = self.block_size, sequence.tokens
+        parent = ROOT
+        for index in range((sequence.num_tokens - 1) // size):
+            digest = digest_of(parent, tokens[index * size : (index + 1) * size])
+            if digest not in self._by_digest:
+                break
+            digests.append(digest)
+            parent = digest
+        start = len(digests) * size
+        rest = tokens[start : min(start + size, sequence.num_tokens - 1)]
+        _, num_slots = self._closest_block(parent, rest)
+        return CachedPrefix(num_tokens=start + num_slots, digests=tuple(digests))
+
+    def admit(
+        self, sequence: Sequence, prefix: CachedPrefix | None = None
+    ) -> list[BlockCopy] | None:
+        """Give a sequence without blocks room for all its tokens, reusing the blocks of `prefix`,
+        which is what `find_prefix` says now or the beginning of that, and set its
+        `num_computed_tokens`. Returns the copies to make first, or None (and changes nothing) if
+        there is no room."""
         assert not sequence.blocks
-        if self._prefix_reuse:
-            self._attach_full_blocks(sequence)
-        if self.blocks_for(sequence.num_tokens) - len(sequence.blocks) > self.num_available:
+        prefix = prefix or self.find_prefix(sequence)
+        num_full, num_slots = divmod(prefix.num_tokens, self.block_size)
+        for digest in prefix.digests[:num_full]:
+            block = self._by_digest[digest]
+            self._hold(block)
+            sequence.blocks.append(block)
+            sequence.digests.append(digest)
+        if self.blocks_for(sequence.num_tokens) - num_full > self.num_available:
             self.release(sequence)
             return None
-        num_cached = len(sequence.digests) * self.block_size
-        copies = self._attach_partial_block(sequence) if self._prefix_reuse else []
+        copies = [self._attach_copy(sequence, num_slots)] if num_slots else []
         self.reserve(sequence, sequence.num_tokens)
-        sequence.num_computed_tokens = num_cached + sum(copy.num_slots for copy in copies)
+        sequence.num_computed_tokens = prefix.num_tokens
         return copies
 
     def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -95,14 +130,13 @@ class BlockPool:
         """Index the blocks that `num_computed_tokens` has filled since the last call."""
         size = self.block_size
         for index in range(len(sequence.digests), sequence.num_computed_tokens // size):
-            tokens = tuple(sequence.tokens[index * size : (index + 1) * size])
-            parent = sequence.digests[-1] if sequence.digests else _ROOT
-            digest = _digest(parent, tokens)
+            tokens = sequence.tokens[index * size : (index + 1) * size]
+            parent = sequence.digests[-1] if sequence.digests else ROOT
+            digest = digest_of(parent, tokens)
             sequence.digests.append(digest)
             if self._prefix_reuse and digest not in self._by_digest:
-                self._index(
-                    sequence.blocks[index], _Content(parent=parent, tokens=tokens, digest=digest)
-                )
+                content = _Content(parent=parent, tokens=tuple(tokens), digest=digest)
+                self._index(sequence.blocks[index], content)
 
     def release(self, sequence: Sequence) -> None:
         """Take back all blocks of a sequence. Idempotent."""
@@ -115,43 +149,33 @@ class BlockPool:
         sequence.digests.clear()
         sequence.num_computed_tokens = 0
 
-    def _attach_full_blocks(self, sequence: Sequence) -> None:
-        size = self.block_size
-        parent = _ROOT
-        for index in range((sequence.num_tokens - 1) // size):
-            digest = _digest(parent, tuple(sequence.tokens[index * size : (index + 1) * size]))
-            block = self._by_digest.get(digest)
-            if block is None:
-                return
-            self._hold(block)
-            sequence.blocks.append(block)
-            sequence.digests.append(digest)
-            parent = digest
-
-    def _attach_partial_block(self, sequence: Sequence) -> list[BlockCopy]:
+    def _attach_copy(self, sequence: Sequence, num_slots: int) -> BlockCopy:
+        """A block that begins with the `num_slots` tokens after the sequence's full blocks."""
         start = len(sequence.digests) * self.block_size
-        wanted = sequence.tokens[start : min(start + self.block_size, sequence.num_tokens - 1)]
-        parent = sequence.digests[-1] if sequence.digests else _ROOT
-        source, num_slots = -1, 0
-        for block in self._children.get(parent, ()):
-            common = _common_prefix(self._contents[block].tokens, wanted)
-            if common > num_slots:
-                source, num_slots = block, common
-        if not num_slots:
-            return []
+        parent = sequence.digests[-1] if sequence.digests else ROOT
+        source, _ = self._closest_block(parent, sequence.tokens[start : start + num_slots])
         if source in self._idle:
             self._idle.move_to_end(source)
         # Even if the source is handed out next, it is written to only after this copy was made.
         target = self._take()
         sequence.blocks.append(target)
-        return [BlockCopy(source=source, target=target, num_slots=num_slots)]
+        return BlockCopy(source=source, target=target, num_slots=num_slots)
+
+    def _closest_block(self, parent: bytes, tokens: list[int]) -> tuple[int, int]:
+        """The block that has most of what follows a prefix, and how much: (-1, 0) for none."""
+        closest, num_slots = -1, 0
+        for block in self._children.get(parent, ()):
+            common = _common_prefix(self._contents[block].tokens, tokens)
+            if common > num_slots:
+                closest, num_slots = block, common
+        return closest, num_slots
 
     def _index_tail(self, sequence: Sequence) -> None:
         full = len(sequence.digests)
         tokens = tuple(sequence.tokens[full * self.block_size : sequence.num_computed_tokens])
         if not tokens or not self._prefix_reuse:
             return
-        parent = sequence.digests[-1] if sequence.digests else _ROOT
+        parent = sequence.digests[-1] if sequence.digests else ROOT
         siblings = self._children.get(parent, ())
         if any(self._contents[block].tokens[: len(tokens)] == tokens for block in siblings):
             return
@@ -195,7 +219,8 @@ class BlockPool:
             self._free.append(block)
 
 
-def _digest(parent: bytes, tokens: tuple[int, ...]) -> bytes:
+def digest_of(parent: bytes, tokens: list[int]) -> bytes:
+    """Of a prefix with digest `parent` and the tokens that follow it."""
     return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from qcode.engine.block_pool import BlockPool
+from qcode.engine.context_window import with_context_window
 from qcode.engine.device import (
     activation_dtype,
     available_bytes,
@@ -93,7 +94,8 @@ class Engine:
         progress: abc.Callable[[float], None] | None = None,
     ) -> Engine:
         """Load a checkpoint. `progress` gets the share that is done; what it raises ends the
-        loading. Raises `CheckpointError`, `UnsupportedModel`, `OutOfMemory`."""
+        loading. Raises `CheckpointError`, `UnsupportedModel`, `OutOfMemory`, and `EngineError`
+        for a context window beyond what the model can be scaled to."""
         device = choose_device(options.device)
         # A thread count belongs to the thread that sets it: this one will run every step.
         torch.set_num_threads(options.num_threads or num_physical_cores())
@@ -103,6 +105,7 @@ class Engine:
             dtype=dtype,
             device=device,
             exact=options.dtype == "float32",
+            configure=lambda config: _configured(config, options, device),
             progress=progress,
         )
         return cls(loaded, options)

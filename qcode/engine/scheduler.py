@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from qcode.engine.block_pool import BlockCopy, BlockPool
 from qcode.engine.sequence import RequestId, Sequence
+from qcode.engine.state_pool import StateCopy, StatePool
 
 MIN_CHUNK_TOKENS = 32
 """Fewer tokens take little less time: reading the weights is then most of the work."""
@@ -57,15 +58,25 @@ class ChunkSizer:
 
 
 class Scheduler:
-    """Owns the queues; `copies` are the block copies to make before the scheduled step."""
+    """Owns the queues. `copies` and `state_copies` are those to make before the scheduled step."""
 
-    def __init__(self, pool: BlockPool, chunks: ChunkSizer, *, max_sequences: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        chunks: ChunkSizer,
+        *,
+        max_sequences: int,
+        states: StatePool | None = None,
+    ) -> None:
+        """`states` where the model has linear attention."""
         self._pool = pool
+        self._states = states
         self._chunks = chunks
         self._max_sequences = max_sequences
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self.copies: list[BlockCopy] = []
+        self.state_copies: list[StateCopy] = []
 
     @property
     def has_work(self) -> bool:
@@ -80,14 +91,24 @@ class Scheduler:
             for sequence in queue:
                 if sequence.id == request_id:
                     queue.remove(sequence)
-                    self._pool.release(sequence)
+                    self._release(sequence)
                     return
+
+    def commit(self, item: Scheduled) -> None:
+        """Note that a scheduled item's tokens have been computed."""
+        item.sequence.num_computed_tokens += item.num_tokens
+        self._pool.commit(item.sequence)
+        if self._states is not None:
+            self._states.commit(item.sequence)
 
     def schedule(self) -> list[Scheduled]:
         """Empty only when there is no work. Blocks for the scheduled tokens are reserved."""
         self.copies.clear()
-        decodes = self._schedule_decodes()
-        return decodes + self._schedule_chunk(shared=bool(decodes))
+        scheduled = self._schedule_decodes()
+        scheduled += self._schedule_chunk(shared=bool(scheduled))
+        if self._states is not None:
+            self.state_copies = self._states.take_copies()
+        return scheduled
 
     def _schedule_decodes(self) -> list[Scheduled]:
         scheduled = []
@@ -95,7 +116,7 @@ class Scheduler:
             # Making room for an older sequence may have taken this one out.
             is_decoding = sequence.num_uncomputed_tokens == 1 and sequence in self._running
             if is_decoding and self._make_room(sequence):
-                scheduled.append(_next_tokens(sequence, 1))
+                scheduled.append(self._next_tokens(sequence, 1))
         return scheduled
 
     def _schedule_chunk(self, *, shared: bool) -> list[Scheduled]:
@@ -104,10 +125,10 @@ class Scheduler:
         scheduled = []
         for sequence in self._running:
             if budget and sequence.num_uncomputed_tokens > 1:
-                scheduled.append(_next_tokens(sequence, budget))
+                scheduled.append(self._next_tokens(sequence, budget))
                 budget -= scheduled[-1].num_tokens
         while budget and self._admit():
-            scheduled.append(_next_tokens(self._running[-1], budget))
+            scheduled.append(self._next_tokens(self._running[-1], budget))
             budget -= scheduled[-1].num_tokens
         return scheduled
 
@@ -115,10 +136,17 @@ class Scheduler:
         """Let the oldest waiting sequence run if all of its tokens find room now."""
         if not self._waiting or len(self._running) >= self._max_sequences:
             return False
+        if self._states is not None and not self._states.num_available:
+            return False
         sequence = self._waiting[0]
-        copies = self._pool.admit(sequence)
+        prefix = self._pool.find_prefix(sequence)
+        if self._states is not None:
+            prefix = self._states.usable(prefix, sequence)
+        copies = self._pool.admit(sequence, prefix)
         if copies is None:
             return False
+        if self._states is not None:
+            self._states.admit(sequence)
         self.copies.extend(copies)
         self._running.append(self._waiting.popleft())
         if sequence.num_sampled_tokens == 0:
@@ -130,14 +158,21 @@ class Scheduler:
         sequence. False when the sequence itself was the youngest."""
         while not self._pool.reserve(sequence, sequence.num_tokens):
             youngest = self._running.pop()
-            self._pool.release(youngest)
+            self._release(youngest)
             self._waiting.appendleft(youngest)
             if youngest is sequence:
                 return False
         return True
 
+    def _release(self, sequence: Sequence) -> None:
+        if self._states is not None:
+            self._states.release(sequence)
+        self._pool.release(sequence)
 
-def _next_tokens(sequence: Sequence, budget: int) -> Scheduled:
-    num_tokens = min(budget, sequence.num_uncomputed_tokens)
-    is_sampled = num_tokens == sequence.num_uncomputed_tokens
-    return Scheduled(sequence=sequence, num_tokens=num_tokens, is_sampled=is_sampled)
+    def _next_tokens(self, sequence: Sequence, budget: int) -> Scheduled:
+        num_tokens = min(budget, sequence.num_uncomputed_tokens)
+        if self._states is not None:
+            num_tokens = self._states.step_tokens(sequence, num_tokens)
+        is_last = num_tokens == sequence.num_uncomputed_tokens
+        is_sampled = is_last and not sequence.is_scored
+        return Scheduled(sequence=sequence, num_tokens=num_tokens, is_sampled=is_sampled)

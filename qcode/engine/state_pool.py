@@ -1,0 +1,220 @@
+"""Slots for recurrent states: who runs in which, and which hold a snapshot of which prefix.
+
+A linear attention layer keeps one state of constant size for a sequence, whatever its length. A
+state can be carried on but not cut back, so a prefix is reused from a snapshot: a slot with the
+state exactly after it. Snapshots are taken at the end of a prompt, every `SNAPSHOT_SPACING`
+tokens, and where a sequence leaves: its slot then becomes one without a copy.
+
+When slots run out, the snapshot goes that saves least: the tokens between it and the snapshot
+before it, divided by the time since it was last of use. Old prefixes thin out that way, until
+what a change in a long prompt costs grows with the change's distance from the prompt's end.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from dataclasses import dataclass, replace
+
+from qcode.engine.block_pool import ROOT, CachedPrefix, digest_of
+from qcode.engine.sequence import Sequence
+
+SNAPSHOT_SPACING = 512
+"""A copy of the state is small beside computing that many tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateCopy:
+    """Copy the state of slot `source` to slot `target`; zeros where `source` is None."""
+
+    source: int | None
+    target: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Snapshot:
+    slot: int
+    digest: bytes
+    """Of all tokens the state has seen."""
+    num_tokens: int
+    previous: _Snapshot | None
+    """The snapshot nearest before it on the way of the sequence that took it."""
+    last_used: int
+
+    @property
+    def num_saved_tokens(self) -> int:
+        return self.num_tokens - (self.previous.num_tokens if self.previous else 0)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """The way of a sequence so far: its nearest snapshot, and where one was last taken."""
+
+    nearest: _Snapshot | None
+    num_tokens_then: int
+
+
+class StatePool:
+    """Tensor-free bookkeeping; not thread-safe.
+
+    A slot is in exactly one of three states: held by one sequence, a snapshot, or free. Once the
+    copies that were asked for are made, in order, a held slot has the state after the sequence's
+    `num_computed_tokens`.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        block_size: int,
+        *,
+        prefix_reuse: bool = True,
+        snapshot_spacing: int = SNAPSHOT_SPACING,
+    ) -> None:
+        """`block_size` and `prefix_reuse` are those of the `BlockPool`."""
+        self.num_slots = num_slots
+        self._block_size = block_size
+        self._prefix_reuse = prefix_reuse
+        self._snapshot_spacing = snapshot_spacing
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._runs: dict[int, _Run] = {}
+        self._snapshots: dict[bytes, _Snapshot] = {}
+        self._copies: list[StateCopy] = []
+        self._clock = 0
+
+    @property
+    def num_available(self) -> int:
+        """Slots that no sequence holds, those of snapshots included."""
+        return self.num_slots - len(self._runs)
+
+    @property
+    def num_snapshots(self) -> int:
+        return len(self._snapshots)
+
+    def usable(self, prefix: CachedPrefix, sequence: Sequence) -> CachedPrefix:
+        """The longest part of a sequence's `prefix` that ends at a snapshot."""
+        lengths = {snapshot.num_tokens for snapshot in self._snapshots.values()}
+        for length in sorted(lengths, reverse=True):
+            if length <= prefix.num_tokens:
+                digest = self._digest(sequence.tokens, prefix.digests, length)
+                if digest in self._snapshots:
+                    return replace(prefix, num_tokens=length)
+        return replace(prefix, num_tokens=0)
+
+    def admit(self, sequence: Sequence) -> None:
+        """Give a sequence a slot with the state after its `num_computed_tokens`: none, or as many
+        as `usable` said. One must be available."""
+        assert sequence.state_slot is None
+        start = self._find(sequence) if sequence.num_computed_tokens else None
+        slot = self._take(spared=start)
+        assert slot is not None
+        if start is None:
+            self._copies.append(StateCopy(source=None, target=slot))
+        elif start.slot != slot:
+            self._copies.append(StateCopy(source=start.slot, target=slot))
+        nearest = start.previous if start and start.slot == slot else start
+        self._runs[slot] = _Run(nearest=nearest, num_tokens_then=sequence.num_computed_tokens)
+        sequence.state_slot = slot
+
+    def step_tokens(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many of its next `num_tokens` tokens a sequence may compute in one step: a snapshot
+        can be taken only between steps, so one must end where the prompt's is due."""
+        left = prompt_end(sequence) - sequence.num_computed_tokens
+        return left if 0 < left < num_tokens and self._keeps(sequence) else num_tokens
+
+    def commit(self, sequence: Sequence) -> None:
+        """Take a snapshot if the tokens computed since the last call led to where one is due."""
+        assert sequence.state_slot is not None
+        run = self._runs[sequence.state_slot]
+        num_since = sequence.num_computed_tokens - run.num_tokens_then
+        is_due = num_since >= self._snapshot_spacing
+        if not num_since or not (is_due or sequence.num_computed_tokens == prompt_end(sequence)):
+            return
+        if not self._keeps(sequence):
+            return
+        snapshot = self._find(sequence)
+        if snapshot is None:
+            slot = self._take(spared=None)
+            if slot is None:
+                return
+            self._copies.append(StateCopy(source=sequence.state_slot, target=slot))
+            snapshot = self._add(sequence, slot, run.nearest)
+        run.nearest, run.num_tokens_then = snapshot, sequence.num_computed_tokens
+
+    def release(self, sequence: Sequence) -> None:
+        """Take back the slot of a sequence, whose state becomes a snapshot. Idempotent; to be
+        called before the sequence's blocks are released."""
+        slot, sequence.state_slot = sequence.state_slot, None
+        if slot is None:
+            return
+        run = self._runs.pop(slot)
+        is_new = sequence.num_computed_tokens > 0 and self._keeps(sequence)
+        if is_new and self._find(sequence) is None:
+            self._add(sequence, slot, run.nearest)
+        else:
+            self._free.append(slot)
+
+    def take_copies(self) -> list[StateCopy]:
+        """The copies asked for since the last call: to be made in order, before the next step."""
+        copies, self._copies = self._copies, []
+        return copies
+
+    def _keeps(self, sequence: Sequence) -> bool:
+        return self._prefix_reuse and not sequence.is_scored
+
+    def _find(self, sequence: Sequence) -> _Snapshot | None:
+        """The snapshot of exactly the sequence's computed tokens, which is of use now."""
+        snapshot = self._snapshots.get(self._computed_digest(sequence))
+        if snapshot is not None:
+            self._clock += 1
+            snapshot.last_used = self._clock
+        return snapshot
+
+    def _add(self, sequence: Sequence, slot: int, previous: _Snapshot | None) -> _Snapshot:
+        self._clock += 1
+        snapshot = _Snapshot(
+            slot=slot,
+            digest=self._computed_digest(sequence),
+            num_tokens=sequence.num_computed_tokens,
+            previous=previous,
+            last_used=self._clock,
+        )
+        self._snapshots[snapshot.digest] = snapshot
+        return snapshot
+
+    def _computed_digest(self, sequence: Sequence) -> bytes:
+        return self._digest(sequence.tokens, sequence.digests, sequence.num_computed_tokens)
+
+    def _digest(self, tokens: list[int], digests: abc.Sequence[bytes], length: int) -> bytes:
+        """Of the first `length` tokens; `digests` are those of the full blocks among them."""
+        num_blocks, num_rest = divmod(length, self._block_size)
+        parent = digests[num_blocks - 1] if num_blocks else ROOT
+        return digest_of(parent, tokens[length - num_rest : length]) if num_rest else parent
+
+    def _take(self, *, spared: _Snapshot | None) -> int | None:
+        """A slot of no meaning, if need be that of a snapshot: of `spared` only if it is the only
+        one. None if all are held."""
+        if self._free:
+            return self._free.pop()
+        victims = [item for item in self._snapshots.values() if item is not spared]
+        victim = min(victims, key=self._worth, default=spared)
+        if victim is None:
+            return None
+        self._drop(victim)
+        return victim.slot
+
+    def _worth(self, snapshot: _Snapshot) -> float:
+        return snapshot.num_saved_tokens / (self._clock - snapshot.last_used + 1)
+
+    def _drop(self, snapshot: _Snapshot) -> None:
+        del self._snapshots[snapshot.digest]
+        for other in self._snapshots.values():
+            if other.previous is snapshot:
+                other.previous = snapshot.previous
+        for run in self._runs.values():
+            if run.nearest is snapshot:
+                run.nearest = snapshot.previous
+
+
+def prompt_end(sequence: Sequence) -> int:
+    """How many tokens of a prompt its snapshot is of. The last one is always computed, because
+    its logits are needed: so the same prompt again takes one token."""
+    return sequence.num_prompt_tokens - 1

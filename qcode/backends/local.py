@@ -17,6 +17,7 @@ from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.answer import stop_reason
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
+from qcode.engine.context_window import context_notice, with_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
@@ -54,19 +55,34 @@ class LocalBackend:
         self._engine: AsyncEngine | None = None
         self._template: ChatTemplate | None = None
         self._model: ModelInfo | None = None
+        self._notices: tuple[str, ...] | None = None
 
     @property
     def model(self) -> ModelInfo:
         """Read from the file's header; the weights are not touched. The context window may turn
         out smaller once the model is loaded, where memory is short. Raises `CheckpointError`,
-        `UnsupportedModel`."""
+        `UnsupportedModel`, `EngineError`."""
         if self._model is None:
-            from qcode.engine.checkpoint.open import open_checkpoint
-
-            config = open_checkpoint(self._path).config
-            wanted = self._options.context_window or config.context_window
-            self._model = self._info(config, min(wanted, config.context_window))
+            self._read_header()
+        assert self._model is not None
         return self._model
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What to tell a person about how the model will run. Raises as `model` does."""
+        if self._notices is None:
+            self._read_header()
+        return self._notices or ()
+
+    def _read_header(self) -> None:
+        from qcode.engine.checkpoint.open import open_checkpoint
+
+        own = open_checkpoint(self._path).config
+        wanted = self._options.context_window
+        config = with_context_window(own, wanted)
+        self._model = self._info(config, min(wanted or own.context_window, config.context_window))
+        notice = context_notice(own, wanted)
+        self._notices = () if notice is None else (notice,)
 
     def _info(self, config: ModelConfig, context_window: int) -> ModelInfo:
         return ModelInfo(

@@ -20,7 +20,7 @@ from qcode.engine.device import (
 )
 from qcode.engine.grammar import Constraint, GrammarCompiler
 from qcode.engine.kv_cache import KVCache, plan_kv_cache
-from qcode.engine.model_config import GenerationDefaults
+from qcode.engine.model_config import GenerationDefaults, ModelConfig
 from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
@@ -289,3 +289,16 @@ class Engine:
     def _check_ids(self, tokens: list[int]) -> None:
         if min(tokens) < 0 or max(tokens) >= self._num_tokens:
             raise EngineError(f"a token id is out of the vocabulary of {self._num_tokens}")
+
+
+def _configured(config: ModelConfig, options: EngineOptions, device: torch.device) -> ModelConfig:
+    """The model with the window that was asked for. What would not fit even without the weights is
+    refused before they are read."""
+    config = with_context_window(config, options.context_window)
+    plan_kv_cache(
+        config,
+        options,
+        kv_dtype=cache_dtype(options, device),
+        available_bytes=available_bytes(device),
+    )
+    return config

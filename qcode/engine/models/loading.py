@@ -42,15 +42,19 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     exact: bool = False,
+    configure: Callable[[ModelConfig], ModelConfig] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> LoadedModel:
     """Load a GGUF file or a directory of safetensors; `progress` is told fractions up to 1.
 
     `exact` asks for products in float32 maths where faster ones would round their input.
+    `configure` may change what the checkpoint says, or refuse it, before any weight is read.
 
     Raises CheckpointError for a damaged or contradictory checkpoint, UnsupportedModel.
     """
     checkpoint = open_checkpoint(path, dtype=dtype, device=device, exact=exact)
+    if configure is not None:
+        checkpoint.config = configure(checkpoint.config)
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
     with ThreadPoolExecutor(1) as side:
         tokenizer = side.submit(load_tokenizer, checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def random_character(rng: random.Random) -> str:
 
 
 def source_files() -> list[str]:
-    folder = Path(json.__file__).parent
+    """Some megabytes of Python: the modules of its standard library that are one file each."""
+    folder = Path(sysconfig.get_path("stdlib"))
     return [path.read_text("utf-8") for path in sorted(folder.glob("*.py"))]
 
 

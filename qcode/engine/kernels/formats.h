@@ -18,19 +18,19 @@ namespace qcode {
 
 // Byte t of `packed` holds code t in its low nibble and code t + 16 in its high nibble.
 inline void split_nibbles(const uint8_t* packed, uint8_t* codes) {
-    for (int i = 0; i < 16; i += 4) {
-        const uint32_t pairs = read_quad(packed + i);
-        write_quad(codes + i, pairs & 0x0f0f0f0f);
-        write_quad(codes + i + 16, pairs >> 4 & 0x0f0f0f0f);
-    }
+    typedef uint8_t Sixteen __attribute__((vector_size(16)));
+    const Sixteen pairs = load<Sixteen>(packed);
+    store(codes, pairs & 15);
+    store(codes + 16, pairs >> 4);
 }
 
-// Bit t of `packed` is the fifth bit of code t.
+// Bit t of `packed` is the fifth bit of code t. A byte is spread over eight, each of which keeps one
+// bit; adding 127 moves it to the top.
 inline void add_fifth_bits(const uint8_t* packed, uint8_t* codes) {
-    for (int quad = 0; quad < kGroupQuads; quad++) {
-        const uint32_t four = packed[quad / 2] >> 4 * (quad % 2) & 15;
-        const uint32_t one_a_byte = four * 0x00204081 & 0x01010101;
-        write_quad(codes + 4 * quad, read_quad(codes + 4 * quad) | one_a_byte << 4);
+    for (int byte = 0; byte < 4; byte++) {
+        const uint64_t one_each = packed[byte] * 0x0101010101010101u & 0x8040201008040201u;
+        const uint64_t fifth = (one_each + 0x7f7f7f7f7f7f7f7fu) >> 3 & 0x1010101010101010u;
+        store(codes + 8 * byte, load<uint64_t>(codes + 8 * byte) | fifth);
     }
 }
 

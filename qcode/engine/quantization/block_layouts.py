@@ -4,6 +4,28 @@ The sizes are those of `ggml.h` and `ggml-common.h`.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class GgmlType(IntEnum):
+    """Type ids in a GGUF tensor table that we can read."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
+    Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    IQ4_NL = 20
+    IQ4_XS = 23
+    BF16 = 30
+    MXFP4 = 39
 
 
 @dataclass(frozen=True, slots=True)

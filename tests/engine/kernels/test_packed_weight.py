@@ -9,8 +9,8 @@ from torch import Tensor
 
 from qcode.engine.kernels.library import KernelLibrary
 from qcode.engine.kernels.packed_weight import PackedWeight
-from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS
-from qcode.engine.quantization.ggml import GgmlType, dequantize
+from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS, GgmlType
+from qcode.engine.quantization.ggml import dequantize
 
 RandomTensor = Callable[..., Tensor]
 PACKED = [

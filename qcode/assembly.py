@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,8 @@ def open_agent(
     session = open_session(options.session, project=options.cwd)
     if backend is None:
         backend = create_backend(loaded.settings, obtain=obtain)
-        if backend.model.local and not _has_compiled_kernels():
-            tell("The engine runs without compiled kernels, far slower: see qcode doctor.")
+        for notice in _engine_notices(backend):
+            tell(notice)
     return create_agent(
         loaded.settings,
         approver=approver,
@@ -64,10 +64,17 @@ def open_agent(
     )
 
 
-def _has_compiled_kernels() -> bool:
+def _engine_notices(backend: Backend) -> Iterator[str]:
+    """What a person should know of how the bundled engine will run the model."""
+    if not backend.model.local:
+        return
+    from qcode.backends.local import LocalBackend
     from qcode.engine.kernels import library
 
-    return library.installed() is not None
+    if isinstance(backend, LocalBackend):
+        yield from backend.notices
+    if library.installed() is None:
+        yield "The engine runs without compiled kernels, far slower: see qcode doctor."
 
 
 def load_settings(options: RunOptions) -> LoadedSettings:
@@ -145,28 +152,10 @@ def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], .
 
 def default_model() -> str:
     """The model for machines where nothing is configured, by the memory that is free."""
+    from qcode.engine.memory import available_bytes
     from qcode.engine.model_catalogue import DEFAULT_MODEL, SMALL_MODEL
 
-    available = available_memory_bytes()
-    return (
-        SMALL_MODEL if available is not None and available < _SMALL_MEMORY_BYTES else DEFAULT_MODEL
-    )
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError):
-            return None
-    for line in lines:
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
-    return None
+    return SMALL_MODEL if available_bytes() < _SMALL_MEMORY_BYTES else DEFAULT_MODEL
 
 
 def create_agent(
@@ -306,7 +295,11 @@ def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Back
             )
         path = obtain(name)
     from qcode.backends.local import LocalBackend
-    from qcode.engine.options import EngineOptions
+    from qcode.engine.options import KV_DTYPES, EngineOptions
 
-    options = EngineOptions(context_window=settings.context_window, num_threads=settings.threads)
+    options = EngineOptions(
+        context_window=settings.context_window,
+        kv_dtype=KV_DTYPES[settings.kv_dtype],
+        num_threads=settings.threads,
+    )
     return LocalBackend(path, name=name, options=options)

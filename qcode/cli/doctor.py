@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 import typer
 
 from qcode import __version__
-from qcode.assembly import available_memory_bytes, default_model, load_settings
+from qcode.assembly import default_model, load_settings
 from qcode.cli.exit_codes import FAILED
 from qcode.config.locations import Locations
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
 from qcode.engine.kernels.build import BuildFailed, find_compiler
+from qcode.engine.memory import available_bytes
 from qcode.engine.model_catalogue import catalogue_entry
 from qcode.engine.model_store import ModelStore
 from qcode.protocol.errors import SettingsError
@@ -88,7 +89,7 @@ def _engine_findings(locations: Locations) -> Iterator[Finding]:
         yield _check_kernels()
     yield check_model(ModelStore(locations.models))
     yield check_disk(locations.models)
-    yield check_memory(available_memory_bytes())
+    yield check_memory(available_bytes())
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -169,9 +170,7 @@ def check_disk(folder: Path) -> Finding:
     )
 
 
-def check_memory(available: int | None) -> Finding:
-    if available is None:
-        return Finding(subject="memory", verdict="ok", text="this system does not say")
+def check_memory(available: int) -> Finding:
     text = f"{available / 1e9:.1f} GB available"
     entry = catalogue_entry(default_model())
     if entry is None or available > entry.memory_bytes:

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from qcode.config.options import SessionChoice
+from qcode.engine.options import KVDtypeName, parse_context
 from qcode.protocol.permissions import Mode
+
+
+def _context(text: str) -> int:
+    try:
+        return parse_context(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is {error}.") from error
+
 
 ContinueFlag = Annotated[
     bool, typer.Option("--continue", "-c", help="Go on with this folder's last conversation.")
@@ -20,6 +29,21 @@ BaseUrlFlag = Annotated[
     str | None,
     typer.Option(
         "--base-url", metavar="URL", help="Chat Completions endpoint; `local` for the own engine."
+    ),
+]
+ContextFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="TOKENS",
+        parser=_context,
+        help="Tokens of prompt and answer, as 32768, 256K or 1M; beyond the model's own by YaRN.",
+    ),
+]
+KVDtypeFlag = Annotated[
+    KVDtypeName | None,
+    typer.Option(
+        "--kv-dtype", help="How the own engine keeps keys and values; fp8 and int8 take half."
     ),
 ]
 ApprovalModeFlag = Annotated[

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
-from qcode.cli.model_flags import ContextFlag, JsonFlag, ModelArgument
+from qcode.cli.model_flags import JsonFlag, ModelArgument
 from qcode.cli.quantities import bytes_text, count_text, window_text
 from qcode.engine.context_window import largest_context_window
 from qcode.engine.memory_budget import MemoryBudget
@@ -67,7 +68,11 @@ def _properties(facts: ModelFacts) -> Table:
 
 def _lines(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     config = facts.config
-    yield "architecture", f"{config.architecture}, {_layers(config)}"
+    yield (
+        "architecture",
+        f"{config.architecture}, {config.num_layers} layers, {config.hidden_size:,} wide",
+    )
+    yield "attention", _attention(config)
     yield "parameters", _parameters(config)
     if config.experts:
         experts = config.experts
@@ -89,7 +94,7 @@ def _lines(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield (
         "KV cache",
         ", ".join(
-            f"{budgets.kv_bytes_per_token / 1024:,.4g} KiB a token in {names}"
+            f"{budgets.kv_bytes_per_token / 1024:,.4g} KiB a token ({names})"
             for names, budgets in _columns(facts, config.context_window)
         ),
     )
@@ -101,14 +106,14 @@ def _lines(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         yield "chat", _DIALECTS[facts.dialect]
 
 
-def _layers(config: ModelConfig) -> str:
+def _attention(config: ModelConfig) -> str:
     heads = (
-        f"{config.num_attention_heads} heads on {config.num_key_value_heads} of {config.head_dim}"
+        f"{config.num_attention_heads} query heads, {config.num_key_value_heads} for keys and "
+        f"values, {config.head_dim} wide"
     )
-    linear = (
-        f", {len(config.linear_attention.layers)} of them linear" if config.linear_attention else ""
-    )
-    return f"{config.num_layers} layers{linear}, {config.hidden_size:,} wide, {heads}"
+    if config.linear_attention is None:
+        return heads
+    return f"{heads}; linear in {len(config.linear_attention.layers)} layers"
 
 
 def _parameters(config: ModelConfig) -> str:
@@ -141,8 +146,8 @@ def _sampling(config: ModelConfig) -> str:
         ("top_k", said.top_k),
         ("repetition penalty", said.repetition_penalty),
     )
-    return (
-        ", ".join(f"{name} {value:g}" for name, value in named if value is not None) or "not said"
+    return ", ".join(f"{name} {value:g}" for name, value in named if value is not None) or (
+        "the checkpoint does not say"
     )
 
 
@@ -166,10 +171,10 @@ def _memory(facts: ModelFacts) -> Iterator[Text | Table]:
     for window in facts.windows:
         cells = [_total(item) for _, item in _columns(facts, window)]
         table.add_row(window_text(window), *cells, Text(_kind(facts.config, window), "dim"))
-    largest = (
-        item.largest_context_window for _, item in _columns(facts, facts.config.context_window)
-    )
-    table.add_row("longest", *(f"{tokens:,}" for tokens in largest), Text("tokens that fit", "dim"))
+    budgets = [item for _, item in _columns(facts, facts.config.context_window)]
+    longest = [f"{item.largest_context_window:,}  " for item in budgets]
+    if any(item.largest_context_window for item in budgets):
+        table.add_row("longest", *longest, Text("tokens that fit", "dim"))
     yield table
     yield Text(f"{_TOO_LARGE} more than is free", "dim")
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qcode.cli.exit_codes import INTERRUPTED, SIGNAL, BadInput
+from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.interruption import Interruption
 from qcode.cli.model_flags import (
-    ContextFlag,
     DtypeFlag,
     KVDtypeFlag,
     ModelArgument,

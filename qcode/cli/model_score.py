@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qcode.cli.exit_codes import BadInput
+from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.model_flags import (
-    ContextFlag,
     DtypeFlag,
     JsonFlag,
     KVDtypeFlag,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from qcode.engine.options import KVDtypeName, parse_context
 from qcode.protocol.permissions import Mode
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
@@ -23,6 +24,11 @@ def parse_duration(value: object) -> object:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def _context_tokens(value: object) -> object:
+    """`32768`, `32K` or `1M` in tokens; anything but text is left to the number's own check."""
+    return parse_context(value) if isinstance(value, str) else value
+
+
 def _http_or_local(url: str) -> str:
     if url != "local" and not url.startswith(("http://", "https://")):
         raise ValueError("not an http:// or https:// URL, and not `local`")
@@ -30,6 +36,7 @@ def _http_or_local(url: str) -> str:
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
+ContextTokens = Annotated[int, BeforeValidator(_context_tokens), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 BaseUrl = Annotated[str, AfterValidator(_http_or_local)]
 
@@ -52,8 +59,15 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(
         default=None, description="Key for the endpoint. Better kept in OPENAI_API_KEY."
     )
-    context_window: PositiveInt | None = Field(
-        default=None, description="Context window in tokens, where the model's own is unknown."
+    context_window: ContextTokens | None = Field(
+        default=None,
+        description="Context window in tokens, as 32768, 256K or 1M; the model's own if not set. "
+        "The bundled engine scales a model beyond its own window by YaRN.",
+    )
+    kv_dtype: KVDtypeName = Field(
+        default="auto",
+        description="What the bundled engine keeps keys and values in: auto, fp16, bf16, fp8, "
+        "int8. The last two take half the memory.",
     )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         default=None, description="Sampling temperature; 0 is greedy."

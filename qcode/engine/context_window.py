@@ -6,7 +6,6 @@ YaRN changes short texts too, so nothing is scaled that fits the model's own win
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from qcode.engine.checkpoint.config import yarn_magnitude
@@ -15,21 +14,6 @@ from qcode.protocol.errors import EngineError
 
 MAX_FACTOR = 4
 """As far as the models' authors have tried it: 131,072 tokens from 32,768, 1M from 256K."""
-
-_SIZE = re.compile(r"(\d+)\s*([km]?)", re.IGNORECASE)
-_UNITS = {"": 1, "k": 2**10, "m": 2**20}
-
-
-def parse_context(text: str) -> int:
-    """Tokens in `32768`, `32K`, `256K` or `1M`: K is 1024 and M 1024 * 1024.
-
-    Raises ValueError.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    num_tokens = int(match[1]) * _UNITS[match[2].lower()] if match else 0
-    if not num_tokens:
-        raise ValueError("not a number of tokens such as 32768, 256K or 1M")
-    return num_tokens
 
 
 def largest_context_window(config: ModelConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,21 @@ KV_DTYPES: Mapping[KVDtypeName, KVDtype] = {
     "int8": "int8",
 }
 """By the short names that people give."""
+
+_SIZE = re.compile(r"(\d+)\s*([km]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 2**10, "m": 2**20}
+
+
+def parse_context(text: str) -> int:
+    """Tokens in `32768`, `32K`, `256K` or `1M`: K is 1024 and M 1024 * 1024.
+
+    Raises ValueError.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    num_tokens = int(match[1]) * _UNITS[match[2].lower()] if match else 0
+    if not num_tokens:
+        raise ValueError("not a number of tokens such as 32768, 256K or 1M")
+    return num_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

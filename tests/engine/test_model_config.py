@@ -245,7 +245,6 @@ def test_other_architectures_are_refused_with_advice(name: object) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"quantization_config": {"quant_method": "fp8"}},
         {"use_sliding_window": True},
         {"hidden_act": "gelu"},
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},

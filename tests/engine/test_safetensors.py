@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
-from qcode.protocol.errors import CheckpointError, UnsupportedModel
+from qcode.protocol.errors import CheckpointError
 
 
 def build(header: object, data: bytes = b"") -> bytes:
@@ -62,10 +62,23 @@ def test_unaligned_data_is_read_all_the_same(tmp_path: Path) -> None:
     assert file.tensor("t").tolist() == [1, 2]
 
 
-def test_a_type_that_is_known_but_not_a_weight(tmp_path: Path) -> None:
-    file = opened(build({"t": entry("F8_E4M3", (8,))}, bytes(8)), tmp_path)
-    with pytest.raises(UnsupportedModel, match="'t' is stored as F8_E4M3"):
-        file.tensor("t")
+DTYPES = [
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float16", "bfloat16", "float32", "float64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_type_is_a_view_of_the_file(name: str, tmp_path: Path) -> None:
+    dtype = getattr(torch, name)
+    tensor = torch.arange(48, dtype=torch.uint8).remainder(2).view(dtype).view(2, -1)
+    save_file({"t": tensor}, tmp_path / "model.safetensors")
+    file = SafetensorsFile(tmp_path / "model.safetensors")
+    stored = file.tensor("t")
+    assert stored.dtype == dtype
+    assert stored.shape == tensor.shape
+    assert torch.equal(stored.view(torch.uint8), tensor.view(torch.uint8))
+    assert stored.untyped_storage().nbytes() == file.path.stat().st_size
 
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
@@ -108,20 +121,20 @@ def test_damage_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     assert "model.safetensors" in error.value.message
 
 
-def test_thousands_of_mutations_read_or_fail_cleanly(tmp_path: Path) -> None:
+def test_ten_thousand_mutations_read_or_fail_cleanly(tmp_path: Path) -> None:
     header = {"norm": entry(), "matrix": entry("BF16", (2, 4), (8, 24))}
     whole = build(header, bytes(24))
     opened(whole, tmp_path)
     rng = random.Random(2)
     num_refused = 0
-    for _ in range(2000):
+    for _ in range(10_000):
         content = bytearray(whole)
         for _ in range(rng.randint(1, 3)):
             content[rng.randrange(len(content))] = rng.choice([*b'0129-"{}[],:. eE', 0, 255])
         try:
             file = opened(bytes(content), tmp_path)
             for name in file.tensors:
-                file.tensor(name).sum()
-        except (CheckpointError, UnsupportedModel):
+                bytes(file.tensor(name).reshape(-1).view(torch.uint8).tolist())
+        except CheckpointError:
             num_refused += 1
-    assert 500 < num_refused < 2000
+    assert 2500 < num_refused < 10_000

@@ -155,11 +155,6 @@ def _architecture(name: object, source: str) -> Architecture:
 
 def _refuse_unsupported(fields: Fields) -> None:
     """What would load and then compute something else than the model."""
-    if fields.get("quantization_config"):
-        raise UnsupportedModel(
-            f"{fields.source}: quantised safetensors checkpoints cannot be read yet",
-            hint="Use the model's bfloat16 release or a GGUF file of it.",
-        )
     if fields.flag("use_sliding_window", False):
         raise UnsupportedModel(f"{fields.source}: sliding window attention is not supported")
     if fields.get("hidden_act") not in (None, "silu"):

@@ -74,7 +74,10 @@ def one_expert(name: str, expert: int) -> str:
 
 
 def stacked_experts(name: str) -> str:
-    """The name of all experts' matrices in a safetensors file that stacks them."""
+    """The name of all experts' matrices in a safetensors file that stacks them.
+
+    It may end in ".weight" there all the same.
+    """
     return name.removesuffix(".weight")
 
 
@@ -85,3 +88,15 @@ def fused_experts(name: str) -> tuple[str, int]:
     """
     prefix, _, projection = stacked_experts(name).rpartition(".")
     return f"{prefix}.gate_up_proj", int(projection == "up_proj")
+
+
+def expert_part(part: str) -> tuple[str, str]:
+    """The projection a tensor of stacked experts belongs to, and what it would be called apart.
+
+    "gate_up_proj_scale_inv" holds the "weight_scale_inv" of "gate_up_proj".
+    """
+    projection, _, kind = part.partition("_proj")
+    kind = kind.removeprefix("_")
+    if kind and not kind.startswith(("weight", "input", "bias")):
+        kind = f"weight_{kind}"
+    return f"{projection}_proj", kind or "weight"

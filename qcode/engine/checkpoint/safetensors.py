@@ -18,21 +18,30 @@ import torch
 from torch import Tensor
 
 from qcode.engine.checkpoint.mapped_file import MappedFile
-from qcode.protocol.errors import CheckpointError, UnsupportedModel
+from qcode.protocol.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 * 2**20
 MAX_NAME_BYTES = 64 * 2**10
 MAX_DIMS = 8
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What can be loaded as weights."""
-
-DTYPE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
-}  # fmt: skip
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +55,10 @@ class SafetensorsTensor:
     """Bytes from the start of the file."""
     num_bytes: int
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
 
 class SafetensorsFile:
     """The tensors of a safetensors file as views of the mapped file."""
@@ -57,18 +70,12 @@ class SafetensorsFile:
         self.tensors = _parse(self._file)
 
     def tensor(self, name: str) -> Tensor:
-        """A view of the file in the stored dtype. Raises CheckpointError, UnsupportedModel."""
+        """A view of the file in the stored dtype. Raises CheckpointError."""
         info = self.tensors[name]
-        if info.dtype not in DTYPES:
-            raise UnsupportedModel(
-                f"{self.path}: tensor {name!r} is stored as {info.dtype}, which cannot be read yet",
-                hint="Use the model's bfloat16 release or a GGUF file of it.",
-            )
         raw = self._file.view(info.offset, info.num_bytes)
-        dtype = DTYPES[info.dtype]
-        if info.offset % dtype.itemsize:
+        if info.offset % info.torch_dtype.itemsize:
             raw = raw.clone()  # torch cannot view unaligned bytes as numbers
-        return raw.view(dtype).view(info.shape)
+        return raw.view(info.torch_dtype).view(info.shape)
 
 
 def _parse(file: MappedFile) -> Mapping[str, SafetensorsTensor]:
@@ -120,11 +127,11 @@ def _tensor_info(
             pass
         case _:
             fail(f"the header entry of tensor {name!r} is malformed")
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPES:
         fail(f"tensor {name!r} has the unknown type {dtype!r}")
     if len(shape) > MAX_DIMS or not all(type(dim) is int and dim >= 0 for dim in shape):
         fail(f"tensor {name!r} has the impossible shape {shape}")
-    num_bytes = prod(shape) * DTYPE_BYTES[dtype]
+    num_bytes = prod(shape) * DTYPES[dtype].itemsize
     if begin < 0 or end - begin != num_bytes:
         fail(f"tensor {name!r} of shape {shape} does not take the bytes from {begin} to {end}")
     return SafetensorsTensor(

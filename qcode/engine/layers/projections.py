@@ -12,9 +12,10 @@ from qcode.engine.quantization.weight_format import DenseWeight, Weight
 
 
 class Projections:
-    """Several projections of one input, multiplied as one matrix where all of them are dense.
+    """Several projections of one input, multiplied as one matrix where that costs no memory.
 
-    Packed weights stay apart: they are views of a mapped file, and joining would copy them.
+    Weights on the CPU stay apart: they are views of a mapped file, and joining would copy them.
+    Dense weights on another device were copied there anyway.
     """
 
     __slots__ = ("_layers", "_sizes")
@@ -22,10 +23,11 @@ class Projections:
     def __init__(self, weights: Sequence[Weight], biases: Sequence[Tensor] = ()) -> None:
         """`weights` are [out_i, in]; `biases` are [out_i], one for each of them or none at all."""
         self._sizes = [weight.shape[0] for weight in weights]
-        dense = [weight.tensor for weight in weights if isinstance(weight, DenseWeight)]
-        if len(dense) == len(weights):
+        tensors = [weight.tensor for weight in weights if isinstance(weight, DenseWeight)]
+        joins = len(tensors) == len(weights) and all(t.device.type != "cpu" for t in tensors)
+        if joins and len({tensor.dtype for tensor in tensors}) == 1:
             bias = torch.cat(tuple(biases)) if biases else None
-            self._layers = [Linear(DenseWeight(torch.cat(dense)), bias)]
+            self._layers = [Linear(DenseWeight(torch.cat(tensors)), bias)]
         elif biases:
             self._layers = [Linear(w, b) for w, b in zip(weights, biases, strict=True)]
         else:

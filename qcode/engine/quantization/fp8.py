@@ -1,4 +1,4 @@
-"""Eight-bit floating-point numbers: their values, and matrices stored as them in scaled blocks.
+"""Eight-bit floating-point numbers: their values, and rounding a matrix to them.
 
 E4M3 (finite, one NaN) and E5M2 are the formats of "FP8 Formats for Deep Learning" (Micikevicius
 et al., 2022); E8M0, a power of two, is the scale format of the OCP Microscaling specification 1.0.
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 E4M3_MAX = 448.0
+
+FP8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu})
 
 
 @cache

@@ -1,14 +1,19 @@
 """What every stored weight can do, whatever its format."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_CONVERTED_CHUNK_BYTES = 32 * 2**20
-"""Upper bound for the float32 copy of part of a weight that exists during one product."""
+_CONVERTED_CHUNK_BYTES = 4 * 2**20
+"""Size of the float32 copy of part of a weight that exists during one product: about what stays
+in a core's cache between being written and being read."""
+
+_MIN_CHUNK_ROWS = 64
+"""Products of fewer rows waste the time of starting them."""
 
 
 class Weight(Protocol):
@@ -36,7 +41,10 @@ class Weight(Protocol):
 
 
 class DenseWeight:
-    """A plain float32, float16 or bfloat16 matrix."""
+    """A plain float32, float16 or bfloat16 matrix, kept in the dtype it is stored in.
+
+    Products with 16-bit values are done in float32, unless both factors have the same dtype.
+    """
 
     __slots__ = ("_tensor",)
 
@@ -60,14 +68,12 @@ class DenseWeight:
 
     def linear(self, x: Tensor) -> Tensor:
         weight = self._tensor
-        if weight.device.type != "cpu":
-            return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
         if weight.dtype == torch.float32:
             return functional.linear(x.float(), weight).to(x.dtype)
-        if x.shape[0] == 1 and x.dtype == weight.dtype:
-            return functional.linear(x, weight)
         # Half-precision products of several rows fall to naive loops on CPUs without matching
         # instructions, a hundred times slower than float32.
+        if x.dtype == weight.dtype and (x.shape[0] == 1 or weight.device.type != "cpu"):
+            return functional.linear(x, weight)
         return linear_by_row_chunks(x, self.shape, lambda a, b: weight[a:b].float())
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -92,6 +98,64 @@ class UnpackedWeight(DenseWeight):
         return super().linear(x)
 
 
+class DecodedWeight(ABC):
+    """A matrix kept in its packed form; every product decodes it again, some rows at a time."""
+
+    __slots__ = ("_shape", "_stored")
+
+    def __init__(self, shape: tuple[int, int], stored: Sequence[Tensor]) -> None:
+        """`stored` are the tensors it consists of; they are kept, not copied."""
+        self._shape = shape
+        self._stored = tuple(stored)
+
+    @abstractmethod
+    def decode(self, rows: slice | Tensor) -> Tensor:
+        """The rows of a slice with both ends, or of an index [n] int64 -> [n, in] float32."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The packed values, and whatever else is needed to decode them."""
+        return self._stored
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._stored)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return linear_by_row_chunks(x, self._shape, lambda a, b: self.decode(slice(a, b)))
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return self.decode(ids)
+
+    def dequantize(self) -> Tensor:
+        return self.decode(slice(0, self._shape[0]))
+
+
+class WeightRows(DecodedWeight):
+    """Neighbouring rows of a packed matrix that is stored together with others."""
+
+    __slots__ = ("_start", "_whole")
+
+    def __init__(self, whole: DecodedWeight, start: int, stop: int) -> None:
+        super().__init__((stop - start, whole.shape[1]), whole.stored)
+        self._whole = whole
+        self._start = start
+
+    @property
+    def num_bytes(self) -> int:
+        """Its share of the whole."""
+        return self._whole.num_bytes * self._shape[0] // self._whole.shape[0]
+
+    def decode(self, rows: slice | Tensor) -> Tensor:
+        if isinstance(rows, slice):
+            return self._whole.decode(slice(self._start + rows.start, self._start + rows.stop))
+        return self._whole.decode(rows + self._start)
+
+
 def linear_by_row_chunks(
     x: Tensor, shape: tuple[int, int], float_rows: Callable[[int, int], Tensor]
 ) -> Tensor:
@@ -100,7 +164,7 @@ def linear_by_row_chunks(
     `float_rows(start, stop)` gives those rows as float32 [stop - start, in].
     """
     out_features, in_features = shape
-    chunk = max(1, _CONVERTED_CHUNK_BYTES // (4 * in_features))
+    chunk = max(_MIN_CHUNK_ROWS, _CONVERTED_CHUNK_BYTES // (4 * in_features))
     x32 = x.float()
     y = torch.empty(x.shape[0], out_features, dtype=torch.float32, device=x.device)
     for start in range(0, out_features, chunk):

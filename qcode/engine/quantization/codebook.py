@@ -1,0 +1,23 @@
+"""Small codes packed into bytes, each standing for one of a few values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def byte_table(levels: Tensor) -> Tensor:
+    """levels [2^b] float32, b a divisor of 8 -> [256, 8 / b] float32.
+
+    Row i holds what the codes in byte i mean, the one in the lowest bits first.
+    """
+    bits = levels.numel().bit_length() - 1
+    codes = torch.arange(256, device=levels.device)[:, None]
+    shifts = torch.arange(0, 8, bits, device=levels.device)
+    return levels[(codes >> shifts) & (levels.numel() - 1)].contiguous()
+
+
+def decode_bytes(packed: Tensor, table: Tensor) -> Tensor:
+    """packed [n, bytes] of any one-byte dtype, table [256, v] -> [n, bytes * v] float32."""
+    codes = packed.contiguous().view(torch.uint8).view(-1).int()
+    return table.index_select(0, codes).view(packed.shape[0], -1)

@@ -69,7 +69,7 @@ def gather_facts(path: Path, *, name: str, context_window: int | None) -> ModelF
     largest = largest_context_window(config)
     windows = {*_USUAL_WINDOWS, config.context_window, largest, context_window or largest}
     return ModelFacts(
-        name=_own_name(checkpoint) or name,
+        name=_own_name(checkpoint) or Path(name).name or path.name,
         path=path,
         files=model_files(path),
         config=config,

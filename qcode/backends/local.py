@@ -21,8 +21,15 @@ from qcode.engine.context_window import context_notice, with_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
-from qcode.protocol.chunks import Chunk, Completed, Delta, PrefillProgress, TokenChoice
-from qcode.protocol.messages import AssistantMessage, Usage
+from qcode.protocol.chunks import (
+    Chunk,
+    Completed,
+    Delta,
+    PrefillProgress,
+    TextDelta,
+    TokenChoice,
+)
+from qcode.protocol.messages import AssistantMessage, Block, TextBlock, Usage
 from qcode.protocol.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -123,6 +130,39 @@ class LocalBackend:
         outputs = engines.generate(
             prompt, sampling, constraint=constraint, prefix_ids=shape.prefix_ids
         )
+        chunks = self._chunks(answer, outputs, len(prompt) + len(shape.prefix_ids))
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def complete(
+        self, prefix: str, suffix: str | None, sampling: SamplingParams
+    ) -> AsyncGenerator[Chunk, None]:
+        """Plain text, without a conversation: what stands between `prefix` and `suffix`, or what
+        follows `prefix` where there is no suffix. What looks like markup in them stays text, as
+        does what looks like a call in the answer.
+
+        Raises `EngineError`, also for a model that cannot fill in the middle, and
+        `ContextOverflow` for text that does not fit.
+        """
+        from qcode.engine.fim import fim_prompt, fim_stop_ids
+
+        engines = self.start()
+        tokenizer = (await engines.engine()).loaded.tokenizer
+        if suffix is None:
+            prompt = await asyncio.to_thread(tokenizer.encode, prefix)
+        else:
+            prompt = await asyncio.to_thread(fim_prompt, tokenizer, prefix, suffix)
+            sampling = replace(sampling, stop_ids=sampling.stop_ids + fim_stop_ids(tokenizer))
+        answer = _Answer(tokenizer, _PlainText(), sampling.stop, ())
+        chunks = self._chunks(answer, engines.generate(prompt, sampling), len(prompt))
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _chunks(
+        self, answer: _Answer, outputs: AsyncGenerator[TokenOutput, None], num_prompt_tokens: int
+    ) -> AsyncGenerator[Chunk, None]:
         async with contextlib.aclosing(outputs):
             for delta in answer.begin():
                 yield delta
@@ -136,34 +176,7 @@ class LocalBackend:
                     )
                 for delta in answer.feed(output):
                     yield delta
-        yield answer.completed(self._name, len(prompt) + len(shape.prefix_ids))
-
-    async def complete(
-        self, prefix: str, suffix: str | None, sampling: SamplingParams
-    ) -> AsyncGenerator[str, None]:
-        """Plain text, without a conversation: what stands between `prefix` and `suffix`, or what
-        follows `prefix` where there is no suffix. What looks like markup in them stays text.
-
-        Raises `EngineError`, also for a model that cannot fill in the middle, and
-        `ContextOverflow` for text that does not fit.
-        """
-        from qcode.engine.fim import fim_prompt, fim_stop_ids
-        from qcode.engine.stop_strings import StoppableText
-
-        engines = self.start()
-        tokenizer = (await engines.engine()).loaded.tokenizer
-        if suffix is None:
-            prompt = await asyncio.to_thread(tokenizer.encode, prefix)
-        else:
-            prompt = await asyncio.to_thread(fim_prompt, tokenizer, prefix, suffix)
-            sampling = replace(sampling, stop_ids=sampling.stop_ids + fim_stop_ids(tokenizer))
-        text = StoppableText(tokenizer, sampling.stop)
-        async with contextlib.aclosing(engines.generate(prompt, sampling)) as outputs:
-            async for output in outputs:
-                if settled := text.feed(output.token_ids):
-                    yield settled
-        if rest := text.flush():
-            yield rest
+        yield answer.completed(self._name, num_prompt_tokens)
 
     def _chat_template(self, engine: Engine) -> ChatTemplate:
         if self._template is None:
@@ -181,6 +194,23 @@ def _constraint(engine: Engine, template: ChatTemplate, request: ChatRequest) ->
     if request.tools and isinstance(template, HermesTemplate):
         return engine.grammars.tool_calls((tool.name, tool.schema) for tool in request.tools)
     return None
+
+
+class _PlainText:
+    """The parser of an answer that is text, whatever it looks like."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def feed(self, text: str) -> Iterable[Delta]:
+        self._parts.append(text)
+        return (TextDelta(text=text),)
+
+    def flush(self, *, truncated: bool = False) -> Iterable[Delta]:
+        return ()
+
+    def finish(self, *, truncated: bool = False) -> tuple[Block, ...]:
+        return (TextBlock(text="".join(self._parts)),)
 
 
 class _Answer:

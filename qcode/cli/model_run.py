@@ -27,7 +27,6 @@ from qcode.cli.model_flags import (
     engine_options,
 )
 from qcode.cli.prompt_input import read_file_or_stdin, read_prompt
-from qcode.engine.context_window import context_notice
 from qcode.engine.options import EngineOptions
 from qcode.frontends.progress import Progress
 from qcode.protocol.backends import ChatRequest
@@ -133,7 +132,7 @@ def _prompt(
         if system:
             raise typer.BadParameter("--raw leaves no place for --system.")
         text = read_prompt(prompt, None if prompt else sys.stdin, progress.line, example=_EXAMPLE)
-        return lambda backend: _as_chunks(backend.complete(text, None, sampling))
+        return lambda backend: backend.complete(text, None, sampling)
     text = read_prompt(prompt, sys.stdin, progress.line, example=_EXAMPLE)
     messages = (UserMessage(content=text),)
     request = ChatRequest(system=system, messages=messages, sampling=sampling)
@@ -145,13 +144,7 @@ def _fill_in(prefix: str | None, suffix: str | None, sampling: SamplingParams) -
         raise BadInput("Standard input cannot be both --prefix and --suffix.")
     before = "" if prefix is None else read_file_or_stdin(prefix, sys.stdin)
     after = "" if suffix is None else read_file_or_stdin(suffix, sys.stdin)
-    return lambda backend: _as_chunks(backend.complete(before, after, sampling))
-
-
-async def _as_chunks(texts: AsyncGenerator[str, None]) -> AsyncGenerator[Chunk, None]:
-    async with aclosing(texts):
-        async for text in texts:
-            yield TextDelta(text=text)
+    return lambda backend: backend.complete(before, after, sampling)
 
 
 @dataclass(slots=True)
@@ -204,10 +197,11 @@ class _Answering:
         from qcode.backends.local import LocalBackend
 
         self._progress.live_line("loading the model")
-        await asyncio.to_thread(self._tell_scaling)
         backend = LocalBackend(
             self._path, name=self._name, options=self._options, progress=self._show_loading
         )
+        for notice in await asyncio.to_thread(lambda: backend.notices):
+            self._progress.line(notice)
         try:
             await backend.start().engine()
             self._timing.asked_s = time.monotonic()
@@ -217,15 +211,6 @@ class _Answering:
         finally:
             self._progress.clear_live()
             await backend.aclose()
-
-    def _tell_scaling(self) -> None:
-        if self._options.context_window is None:
-            return
-        from qcode.engine.checkpoint.open import open_checkpoint
-
-        config = open_checkpoint(self._path).config
-        if notice := context_notice(config, self._options.context_window):
-            self._progress.line(notice)
 
     def _show_loading(self, share: float) -> None:
         self._progress.live_line(f"loading the model: {share:.0%}")

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-Family = Literal["qwen2", "qwen3", "qwen3_moe"]
-FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "qwen3_moe")
+Family = Literal["qwen2", "qwen3", "qwen3_moe", "qwen3_next"]
+FAMILIES: tuple[Family, ...] = ("qwen2", "qwen3", "qwen3_moe", "qwen3_next")
 
 Config = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -40,6 +40,19 @@ GGUF_PARTS = (
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("linear_attn.in_proj_qkvz", "ssm_in"),
+    ("linear_attn.in_proj_qkv", "attn_qkv"),
+    ("linear_attn.in_proj_z", "attn_gate"),
+    ("linear_attn.in_proj_ba", "ssm_ba"),
+    ("linear_attn.conv1d", "ssm_conv1d"),
+    ("linear_attn.A", "ssm_a"),
+    ("linear_attn.dt_bias", "ssm_dt.bias"),
+    ("linear_attn.norm", "ssm_norm"),
+    ("linear_attn.out_proj", "ssm_out"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
     ("mlp.gate.", "ffn_gate_inp."),
     ("mlp.experts.gate_proj", "ffn_gate_exps"),
     ("mlp.experts.up_proj", "ffn_up_exps"),
@@ -171,24 +184,47 @@ def random_config(family: Family, **changes: object) -> Config:
             "decoder_sparse_step": 1,
             "mlp_only_layers": [1],
         }
+    if family == "qwen3_next":
+        config |= {
+            "architectures": ["Qwen3NextForCausalLM"],
+            "head_dim": 32,
+            "attention_bias": False,
+            "partial_rotary_factor": 0.25,
+            "full_attention_interval": 2,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 16,
+            "linear_conv_kernel_dim": 4,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
     return config | changes
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:
     """float32 tensors under their Hugging Face names; norms and biases are random too."""
-    draw = _Draw(seed)
+    draw = _Draw(seed, zero_centred_norms=config["model_type"] == "qwen3_next")
     hidden, vocab_size = config["hidden_size"], config["vocab_size"]
     weights = {
         "model.embed_tokens.weight": draw.matrix(vocab_size, hidden),
-        "model.norm.weight": draw.norm(hidden),
+        "model.norm.weight": draw.layer_norm(hidden),
     }
     if not config["tie_word_embeddings"]:
         weights["lm_head.weight"] = draw.matrix(vocab_size, hidden)
     for index in range(config["num_hidden_layers"]):
         name = f"model.layers.{index}"
-        weights[f"{name}.input_layernorm.weight"] = draw.norm(hidden)
-        weights[f"{name}.post_attention_layernorm.weight"] = draw.norm(hidden)
-        weights |= _attention(config, f"{name}.self_attn", draw)
+        weights[f"{name}.input_layernorm.weight"] = draw.layer_norm(hidden)
+        weights[f"{name}.post_attention_layernorm.weight"] = draw.layer_norm(hidden)
+        if index in linear_layers(config):
+            weights |= _linear_attention(config, f"{name}.linear_attn", draw)
+        else:
+            weights |= _attention(config, f"{name}.self_attn", draw)
         if "num_experts" in config and index not in config["mlp_only_layers"]:
             weights |= _experts(config, f"{name}.mlp", draw)
         else:
@@ -196,21 +232,49 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
     return weights
 
 
+def linear_layers(config: Config) -> set[int]:
+    """The layers with linear attention."""
+    if config["model_type"] != "qwen3_next":
+        return set()
+    kinds = config.get("layer_types")
+    if kinds:
+        return {i for i, kind in enumerate(kinds) if kind == "linear_attention"}
+    interval = config["full_attention_interval"]
+    return {i for i in range(config["num_hidden_layers"]) if (i + 1) % interval}
+
+
+def _linear_attention(config: Config, name: str, draw: _Draw) -> Weights:
+    hidden, value_heads = config["hidden_size"], config["linear_num_value_heads"]
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    values = value_heads * config["linear_value_head_dim"]
+    kernel_size = config["linear_conv_kernel_dim"]
+    return {
+        f"{name}.in_proj_qkvz.weight": draw.matrix(2 * keys + 2 * values, hidden),
+        f"{name}.in_proj_ba.weight": draw.matrix(2 * value_heads, hidden),
+        f"{name}.conv1d.weight": draw.matrix(2 * keys + values, kernel_size).unsqueeze(1),
+        f"{name}.A_log": draw.centred(value_heads),
+        f"{name}.dt_bias": draw.centred(value_heads),
+        f"{name}.norm.weight": draw.norm(config["linear_value_head_dim"]),
+        f"{name}.out_proj.weight": draw.matrix(hidden, values),
+    }
+
+
 def _attention(config: Config, name: str, draw: _Draw) -> Weights:
     hidden, head_dim = config["hidden_size"], head_dim_of(config)
-    query = config["num_attention_heads"] * head_dim
+    heads = config["num_attention_heads"] * head_dim
+    query = heads * (2 if config["model_type"] == "qwen3_next" else 1)
     key_value = config["num_key_value_heads"] * head_dim
     biased = config.get("attention_bias", config["model_type"] == "qwen2")
-    weights = {f"{name}.o_proj.weight": draw.matrix(hidden, query)}
+    weights = {f"{name}.o_proj.weight": draw.matrix(hidden, heads)}
     for part, rows in (("q", query), ("k", key_value), ("v", key_value)):
         weights[f"{name}.{part}_proj.weight"] = draw.matrix(rows, hidden)
         if biased:
-            weights[f"{name}.{part}_proj.bias"] = draw.norm(rows) - 1
+            weights[f"{name}.{part}_proj.bias"] = draw.centred(rows)
     if config.get("attention_bias"):
-        weights[f"{name}.o_proj.bias"] = draw.norm(hidden) - 1
+        weights[f"{name}.o_proj.bias"] = draw.centred(hidden)
     if config["model_type"] != "qwen2":
-        weights[f"{name}.q_norm.weight"] = draw.norm(head_dim)
-        weights[f"{name}.k_norm.weight"] = draw.norm(head_dim)
+        weights[f"{name}.q_norm.weight"] = draw.layer_norm(head_dim)
+        weights[f"{name}.k_norm.weight"] = draw.layer_norm(head_dim)
     return weights
 
 
@@ -227,20 +291,32 @@ def _experts(config: Config, name: str, draw: _Draw) -> Weights:
     weights = {f"{name}.gate.weight": draw.matrix(config["num_experts"], hidden)}
     for expert in range(config["num_experts"]):
         weights |= _mlp(f"{name}.experts.{expert}", hidden, width, draw)
+    if config.get("shared_expert_intermediate_size"):
+        width = config["shared_expert_intermediate_size"]
+        weights[f"{name}.shared_expert_gate.weight"] = draw.matrix(1, hidden)
+        weights |= _mlp(f"{name}.shared_expert", hidden, width, draw)
     return weights
 
 
 class _Draw:
     """Random tensors of the size that keeps activations near one."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, zero_centred_norms: bool = False) -> None:
         self._generator = torch.Generator().manual_seed(seed)
+        self._zero_centred_norms = zero_centred_norms
 
     def matrix(self, rows: int, columns: int) -> torch.Tensor:
         return torch.randn(rows, columns, generator=self._generator) / columns**0.5
 
     def norm(self, size: int) -> torch.Tensor:
         return 0.5 + torch.rand(size, generator=self._generator)
+
+    def centred(self, size: int) -> torch.Tensor:
+        return self.norm(size) - 1
+
+    def layer_norm(self, size: int) -> torch.Tensor:
+        """As the family stores it: what is multiplied by, or its distance from one."""
+        return self.centred(size) if self._zero_centred_norms else self.norm(size)
 
 
 def head_dim_of(config: Config) -> int:
@@ -340,10 +416,12 @@ def write_gguf(
     seed: int = 0,
     matrix_type: str = "F32",
     metadata: dict[str, object] | None = None,
+    grouped_inputs: bool = False,
     **changes: object,
 ) -> Weights:
     """A GGUF file whose matrices are all of `matrix_type`; other tensors are F32.
 
+    `grouped_inputs` keeps the inputs of linear attention in one matrix, as old files have it.
     Types the `gguf` package cannot quantise to are filled with random blocks. Returns what the
     file says, dequantised by that package: float32 under Hugging Face names.
     """
@@ -357,24 +435,31 @@ def write_gguf(
         writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     stored: Weights = {}
     rng = np.random.default_rng(seed)
-    for name, tensor in _stacked(random_weights(config, seed)).items():
-        if tensor.dim() == 1 or name.endswith("mlp.gate.weight"):
-            writer.add_tensor(_gguf_name(name), tensor.numpy())
+    weights = random_weights(config, seed)
+    if family == "qwen3_next":
+        weights = _converted(config, weights, grouped_inputs=grouped_inputs)
+    for name, tensor in _stacked(weights).items():
+        if tensor.dim() == 1 or name.endswith(("mlp.gate.weight", ".conv1d.weight")):
+            writer.add_tensor(_gguf_name(name, family), tensor.contiguous().numpy())
             stored[name] = tensor
         else:
             packed = _packed(tensor.numpy(), kind, rng)
-            writer.add_tensor(_gguf_name(name), packed, raw_dtype=kind)
+            writer.add_tensor(_gguf_name(name, family), packed, raw_dtype=kind)
             values = gguf.quants.dequantize(packed, kind).reshape(tensor.shape)
             stored[name] = torch.from_numpy(values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return _unstacked(stored)
+    stored = _unstacked(stored)
+    return _published(config, stored) if family == "qwen3_next" else stored
 
 
 def _write_hyperparameters(writer: gguf.GGUFWriter, architecture: str, config: Config) -> None:
-    writer.add_block_count(config["num_hidden_layers"])
+    num_ahead = config.get("num_nextn_predict_layers", 0)
+    writer.add_block_count(config["num_hidden_layers"] + num_ahead)
+    if num_ahead:
+        writer.add_nextn_predict_layers(num_ahead)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -385,10 +470,21 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, architecture: str, config: C
     if architecture != "qwen2":
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
-    if architecture == "qwen3moe":
+    if "num_experts" in config:
         writer.add_expert_count(config["num_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if architecture == "qwen3next":
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+        value_heads = config["linear_num_value_heads"]
+        writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+        writer.add_ssm_state_size(config["linear_key_head_dim"])
+        writer.add_ssm_group_count(config["linear_num_key_heads"])
+        writer.add_ssm_time_step_rank(value_heads)
+        writer.add_ssm_inner_size(value_heads * config["linear_value_head_dim"])
+        writer.add_full_attention_interval(config["full_attention_interval"])
+        share = config["partial_rotary_factor"]
+        writer.add_rope_dimension_count(int(config["head_dim"] * share))
 
 
 def _write_vocabulary(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -445,7 +541,64 @@ def _unstacked(weights: Weights) -> Weights:
     return result
 
 
-def _gguf_name(name: str) -> str:
+def _converted(config: Config, weights: Weights, *, grouped_inputs: bool) -> Weights:
+    """The hybrid family's weights as the converter to GGUF changes them."""
+    result: Weights = {}
+    for name, tensor in weights.items():
+        if name.endswith("in_proj_qkvz.weight") and not grouped_inputs:
+            prefix = name.removesuffix("qkvz.weight")
+            qkvz = tensor[_rows_of_inputs(config)]
+            num_gates = config["linear_num_value_heads"] * config["linear_value_head_dim"]
+            result[f"{prefix}qkv.weight"] = qkvz[:-num_gates]
+            result[f"{prefix}z.weight"] = qkvz[-num_gates:]
+        elif name.endswith(".A_log"):
+            result[name.removesuffix("_log")] = -tensor.exp()
+        elif name.endswith((".conv1d.weight", ".shared_expert_gate.weight")):
+            result[name] = tensor.squeeze(tensor.shape.index(1))
+        else:
+            result[name] = tensor + 1 if _is_zero_centred(name) else tensor
+    return result
+
+
+def _published(config: Config, converted: Weights) -> Weights:
+    """The reverse of `_converted`."""
+    result: Weights = {}
+    for name, tensor in converted.items():
+        if name.endswith("in_proj_qkv.weight"):
+            prefix = name.removesuffix("qkv.weight")
+            qkvz = torch.cat((tensor, converted[f"{prefix}z.weight"]))
+            result[f"{prefix}qkvz.weight"] = qkvz[_rows_of_inputs(config).argsort()]
+        elif name.endswith(".A"):
+            result[f"{name}_log"] = (-tensor).log()
+        elif name.endswith(".conv1d.weight"):
+            result[name] = tensor.unsqueeze(1)
+        elif name.endswith(".shared_expert_gate.weight"):
+            result[name] = tensor.unsqueeze(0)
+        elif not name.endswith("in_proj_z.weight"):
+            result[name] = tensor - 1 if _is_zero_centred(name) else tensor
+    return result
+
+
+def _is_zero_centred(name: str) -> bool:
+    return name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight")
+
+
+def _rows_of_inputs(config: Config) -> torch.Tensor:
+    """Where in `in_proj_qkvz` all queries lie, then all keys, all values and all gates.
+
+    For each key head it has one query, one key, and the values and gates of the value heads
+    that share them.
+    """
+    key_heads, key_dim = config["linear_num_key_heads"], config["linear_key_head_dim"]
+    shared = config["linear_num_value_heads"] // key_heads * config["linear_value_head_dim"]
+    sizes = [key_dim, key_dim, shared, shared]
+    rows = torch.arange(key_heads * sum(sizes)).view(key_heads, -1)
+    return torch.cat([part.flatten() for part in rows.split(sizes, dim=1)])
+
+
+def _gguf_name(name: str, family: Family) -> str:
+    if family == "qwen3_next":
+        name = name.replace("post_attention_layernorm", "post_attention_norm")
     for ours, theirs in GGUF_PARTS:
         name = name.replace(ours, theirs)
     return name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import abc
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from torch import Tensor
 from qcode.engine.batch import build_batch
 from qcode.engine.block_pool import BlockCopy
 from qcode.engine.kv_cache import KVCache
-from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import LayerCache
+from qcode.engine.models.network import Network
 from qcode.engine.recurrent_state import RecurrentStates
 from qcode.engine.sampler import Choice, SamplingRow, sample
 from qcode.engine.scheduler import Scheduled
@@ -21,20 +20,6 @@ from qcode.engine.scoring import log_probabilities
 from qcode.engine.sequence import Sequence
 from qcode.engine.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
-
-
-class Network(Protocol):
-    """The part of a model that a step needs."""
-
-    def forward(
-        self, ids: Tensor, inputs: AttentionInputs, caches: abc.Sequence[LayerCache]
-    ) -> Tensor:
-        """ids [N] int64 -> hidden [N, D]; what these tokens leave is written to the caches."""
-        ...
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[R, D] -> [R, V] float32."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

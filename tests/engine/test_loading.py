@@ -8,35 +8,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from paged_run import layer_caches
 from random_checkpoint import FAMILIES, Family, random_vocabulary, write_gguf, write_safetensors
 
 from qcode.engine.checkpoint.gguf import GgufFile
 from qcode.engine.layers.attention import AttentionInputs
-from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.protocol.errors import QcodeError
 
 TEMPLATE = "{{ messages[0].content }}"
 
 
-def first_logits(loaded: LoadedModel) -> torch.Tensor:
+def first_logits(loaded: LoadedModel, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Logits of a prompt of four tokens."""
     config, positions = loaded.config, torch.arange(4)
-    dtype = loaded.model.embed_tokens(positions).dtype
-    shape = (1, 4, config.num_key_value_heads, config.head_dim)
-    kv = [
-        PagedKV(keys=torch.zeros(shape, dtype=dtype), values=torch.zeros(shape, dtype=dtype))
-        for _ in range(config.num_layers)
-    ]
+    caches = layer_caches(config, num_blocks=1, block_size=4, num_slots=1, dtype=dtype)
     inputs = AttentionInputs(
         positions=positions,
         slots=positions,
         query_starts=torch.tensor([0, 4], dtype=torch.int32),
         context_lens=torch.tensor([4], dtype=torch.int32),
         block_tables=torch.zeros(1, 1, dtype=torch.int32),
+        state_slots=torch.tensor([0]),
     )
     with torch.inference_mode():
-        return loaded.model.logits(loaded.model.forward(positions + 40, inputs, kv))
+        return loaded.model.logits(loaded.model.forward(positions + 40, inputs, caches))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -44,7 +40,7 @@ def first_logits(loaded: LoadedModel) -> torch.Tensor:
 def test_half_precision(family: Family, dtype: torch.dtype, tmp_path: Path) -> None:
     write_safetensors(tmp_path, family)
     expected = first_logits(load_model(tmp_path))
-    actual = first_logits(load_model(tmp_path, dtype=dtype))
+    actual = first_logits(load_model(tmp_path, dtype=dtype), dtype)
     assert actual.dtype == torch.float32
     # An expert chosen otherwise changes a row; most of the rest must stay.
     error = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)

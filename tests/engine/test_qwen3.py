@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from paged_run import PagedRun
 from random_checkpoint import (
     FAMILIES,
     Family,
@@ -21,57 +22,14 @@ from random_checkpoint import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from qcode.engine.layers.attention import AttentionInputs
-from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.protocol.errors import CheckpointError
 
-BLOCK_SIZE = 4
-NUM_BLOCKS = 64
 TOLERANCE = 1e-4
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 TOKENS = torch.randint(0, 389, (37,), generator=torch.Generator().manual_seed(3)).tolist()
 OTHER_TOKENS = torch.randint(0, 389, (11,), generator=torch.Generator().manual_seed(4)).tolist()
-
-
-class PagedRun:
-    """Feeds sequences to a model step by step, over a cache whose blocks lie in random order."""
-
-    def __init__(self, loaded: LoadedModel, num_sequences: int = 1) -> None:
-        config = loaded.config
-        shape = (NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim)
-        self.model = loaded.model
-        # NaN in what was never written shows any read of it.
-        self.kv = [
-            PagedKV(keys=torch.full(shape, torch.nan), values=torch.full(shape, torch.nan))
-            for _ in range(config.num_layers)
-        ]
-        order = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(5))
-        self.block_tables = order.view(num_sequences, -1).int()
-        self.lengths = [0] * num_sequences
-
-    def step(self, tokens: dict[int, Sequence[int]]) -> Tensor:
-        """Logits of all rows; `tokens` are the next ones of each sequence in the batch."""
-        positions, slots, starts = [], [], [0]
-        for sequence, ids in tokens.items():
-            first = self.lengths[sequence]
-            for position in range(first, first + len(ids)):
-                block = int(self.block_tables[sequence, position // BLOCK_SIZE])
-                positions.append(position)
-                slots.append(block * BLOCK_SIZE + position % BLOCK_SIZE)
-            starts.append(len(positions))
-            self.lengths[sequence] = first + len(ids)
-        inputs = AttentionInputs(
-            positions=torch.tensor(positions),
-            slots=torch.tensor(slots),
-            query_starts=torch.tensor(starts, dtype=torch.int32),
-            context_lens=torch.tensor([self.lengths[s] for s in tokens], dtype=torch.int32),
-            block_tables=self.block_tables[list(tokens)],
-        )
-        ids = torch.tensor([token for part in tokens.values() for token in part])
-        with torch.inference_mode():
-            return self.model.logits(self.model.forward(ids, inputs, self.kv))
 
 
 def reference_logits(directory: Path, tokens: Sequence[int]) -> Tensor:

@@ -20,11 +20,14 @@ class MixtureOfExperts:
         experts_per_token: int,
         *,
         norm_topk_prob: bool,
+        shared_expert: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """`shared_expert` is added for every token, if there is one."""
         self._router = router
         self._experts = experts
         self._experts_per_token = experts_per_token
         self._norm_topk_prob = norm_topk_prob
+        self._shared_expert = shared_expert
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, D] -> [T, D]."""
@@ -41,7 +44,8 @@ class MixtureOfExperts:
                 start += count
         by_token = torch.empty_like(results)
         by_token[order] = results
-        return (by_token.view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+        routed = (by_token.view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+        return routed + self._shared_expert(x) if self._shared_expert else routed
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, D] -> the weight and the index of each token's experts, [T, K] both."""
@@ -50,3 +54,18 @@ class MixtureOfExperts:
         if self._norm_topk_prob:
             weights = weights / weights.sum(-1, keepdim=True)
         return weights.to(x.dtype), chosen
+
+
+class SharedExpert:
+    """A network that every token passes through, each with a weight of its own."""
+
+    __slots__ = ("_gate", "_mlp")
+
+    def __init__(self, gate: Tensor, mlp: Callable[[Tensor], Tensor]) -> None:
+        """`gate` is [D]."""
+        self._gate = gate
+        self._mlp = mlp
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, D] -> [T, D]."""
+        return (x @ self._gate).sigmoid().unsqueeze(-1) * self._mlp(x)

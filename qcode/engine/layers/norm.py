@@ -6,7 +6,10 @@ from qcode.engine import kernels
 
 
 class RMSNorm:
-    """Normalises the last axis of its input and scales it by a learned weight."""
+    """Normalises the last axis of its input and scales it by a learned weight.
+
+    A float32 weight makes it compute in float32 throughout, whatever the input's dtype.
+    """
 
     __slots__ = ("_eps", "_weight")
 
@@ -17,5 +20,5 @@ class RMSNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., D] -> [..., D]."""
-        rows = x.reshape(-1, x.shape[-1])
-        return kernels.rms_norm(rows, self._weight, self._eps).view(x.shape)
+        rows = x.reshape(-1, x.shape[-1]).to(self._weight.dtype)
+        return kernels.rms_norm(rows, self._weight, self._eps).view(x.shape).to(x.dtype)

@@ -15,7 +15,9 @@ from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.checkpoint.safetensors_checkpoint import SafetensorsCheckpoint
 from qcode.engine.checkpoint.vocabulary import vocabulary_from_directory, vocabulary_from_gguf
 from qcode.engine.model_config import ModelConfig
+from qcode.engine.models.network import Network
 from qcode.engine.models.qwen3 import Qwen3
+from qcode.engine.models.qwen3_next import Qwen3Next
 from qcode.engine.tokenizer import Tokenizer
 from qcode.protocol.errors import CheckpointError
 
@@ -29,7 +31,7 @@ MAX_TEMPLATE_BYTES = 2**20
 class LoadedModel:
     """A network with its weights, and what belongs to it."""
 
-    model: Qwen3
+    model: Network
     tokenizer: Tokenizer
     config: ModelConfig
     chat_template: str | None
@@ -58,7 +60,8 @@ def load_model(
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
     with ThreadPoolExecutor(1) as side:
         tokenizer = side.submit(load_tokenizer, checkpoint)
-        model = Qwen3(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
+        network = Qwen3Next if checkpoint.config.architecture == "qwen3_next" else Qwen3
+        model = network(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer.result(),

@@ -17,13 +17,14 @@ from qcode.engine.checkpoint.checkpoint import Checkpoint
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
 from qcode.engine.layers.cache import LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
-from qcode.engine.layers.linear import Linear
-from qcode.engine.layers.moe import MixtureOfExperts
-from qcode.engine.layers.norm import RMSNorm
-from qcode.engine.layers.projections import Projections
 from qcode.engine.layers.rotary import RotaryEmbedding
-from qcode.engine.model_config import ExpertsConfig
-from qcode.engine.quantization.weight_format import Weight
+from qcode.engine.models.parts import (
+    load_attention_output,
+    load_feed_forward,
+    load_lm_head,
+    load_norm,
+    load_qkv,
+)
 
 
 class Qwen3:
@@ -45,15 +46,14 @@ class Qwen3:
         table = (config.vocab_size, config.hidden_size)
         embedding = checkpoint.weight("model.embed_tokens.weight", table)
         self.embed_tokens = Embedding(embedding, dtype)
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta, config.yarn, device)
+        self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.yarn, device)
         self.layers = []
         for index in range(config.num_layers):
             self.layers.append(DecoderLayer(checkpoint, index))
             if progress:
                 progress((index + 1) / config.num_layers)
-        self.norm = _norm(checkpoint, "model.norm", config.hidden_size)
-        tied = config.tie_word_embeddings
-        self.lm_head = Linear(embedding if tied else checkpoint.weight("lm_head.weight", table))
+        self.norm = load_norm(checkpoint, "model.norm", config.hidden_size)
+        self.lm_head = load_lm_head(checkpoint, embedding)
 
     def forward(self, ids: Tensor, inputs: AttentionInputs, caches: Sequence[LayerCache]) -> Tensor:
         """ids [N] int64 -> normalised hidden states [N, D]; updates each layer's cache."""
@@ -73,17 +73,13 @@ class DecoderLayer:
     """Attention, then a feed-forward network, each added to what it reads."""
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
-        config, name = checkpoint.config, f"model.layers.{index}"
-        self.input_layernorm = _norm(checkpoint, f"{name}.input_layernorm", config.hidden_size)
+        size, name = checkpoint.config.hidden_size, f"model.layers.{index}"
+        self.input_layernorm = load_norm(checkpoint, f"{name}.input_layernorm", size)
         self.self_attn = Attention(checkpoint, f"{name}.self_attn")
-        self.post_attention_layernorm = _norm(
-            checkpoint, f"{name}.post_attention_layernorm", config.hidden_size
+        self.post_attention_layernorm = load_norm(
+            checkpoint, f"{name}.post_attention_layernorm", size
         )
-        self.mlp: Callable[[Tensor], Tensor]
-        if config.experts and index in config.experts.layers:
-            self.mlp = _mixture_of_experts(checkpoint, f"{name}.mlp", config.experts)
-        else:
-            self.mlp = _dense_mlp(checkpoint, f"{name}.mlp")
+        self.mlp = load_feed_forward(checkpoint, f"{name}.mlp", index)
 
     def __call__(
         self,
@@ -101,24 +97,11 @@ class Attention:
 
     def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         config = checkpoint.config
-        hidden, self.head_dim = config.hidden_size, config.head_dim
-        rows = {
-            "q_proj": config.num_attention_heads * self.head_dim,
-            "k_proj": config.num_key_value_heads * self.head_dim,
-            "v_proj": config.num_key_value_heads * self.head_dim,
-        }
-        self.qkv_proj = Projections(
-            [checkpoint.weight(f"{name}.{p}.weight", (n, hidden)) for p, n in rows.items()],
-            [checkpoint.tensor(f"{name}.{p}.bias", (n,)) for p, n in rows.items()]
-            if config.attention_bias
-            else (),
-        )
-        self.o_proj = Linear(
-            checkpoint.weight(f"{name}.o_proj.weight", (hidden, rows["q_proj"])),
-            checkpoint.tensor(f"{name}.o_proj.bias", (hidden,)) if config.output_bias else None,
-        )
+        self.head_dim = config.head_dim
+        self.qkv_proj = load_qkv(checkpoint, name)
+        self.o_proj = load_attention_output(checkpoint, name)
         self.qk_norms = (
-            tuple(_norm(checkpoint, f"{name}.{p}_norm", self.head_dim) for p in "qk")
+            tuple(load_norm(checkpoint, f"{name}.{p}_norm", self.head_dim) for p in "qk")
             if config.qk_norm
             else None
         )
@@ -137,49 +120,3 @@ class Attention:
         q, k = kernels.apply_rotary(q, *rotation), kernels.apply_rotary(k, *rotation)
         attended = cached_attention(q, k, v, cache, inputs, scale=self.head_dim**-0.5)
         return self.o_proj(attended.flatten(1))
-
-
-class GatedMLP:
-    """The SwiGLU feed-forward network, also the form of an expert."""
-
-    def __init__(self, gate_proj: Weight, up_proj: Weight, down_proj: Weight) -> None:
-        self.gate_up_proj = Projections([gate_proj, up_proj])
-        self.down_proj = Linear(down_proj)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x)
-        return self.down_proj(kernels.silu_and_mul(gate, up))
-
-
-def _dense_mlp(checkpoint: Checkpoint, name: str) -> GatedMLP:
-    config = checkpoint.config
-    wide, narrow = config.intermediate_size, config.hidden_size
-    return GatedMLP(
-        checkpoint.weight(f"{name}.gate_proj.weight", (wide, narrow)),
-        checkpoint.weight(f"{name}.up_proj.weight", (wide, narrow)),
-        checkpoint.weight(f"{name}.down_proj.weight", (narrow, wide)),
-    )
-
-
-def _mixture_of_experts(
-    checkpoint: Checkpoint, name: str, config: ExpertsConfig
-) -> MixtureOfExperts:
-    hidden = checkpoint.config.hidden_size
-    wide = (config.num_experts, config.intermediate_size, hidden)
-    narrow = (config.num_experts, hidden, config.intermediate_size)
-    experts = zip(
-        checkpoint.experts(f"{name}.experts.gate_proj.weight", wide),
-        checkpoint.experts(f"{name}.experts.up_proj.weight", wide),
-        checkpoint.experts(f"{name}.experts.down_proj.weight", narrow),
-        strict=True,
-    )
-    return MixtureOfExperts(
-        Linear(checkpoint.weight(f"{name}.gate.weight", (config.num_experts, hidden))),
-        [GatedMLP(*matrices) for matrices in experts],
-        config.num_experts_per_token,
-        norm_topk_prob=config.norm_topk_prob,
-    )
-
-
-def _norm(checkpoint: Checkpoint, name: str, size: int) -> RMSNorm:
-    return RMSNorm(checkpoint.tensor(f"{name}.weight", (size,)), checkpoint.config.rms_norm_eps)

@@ -43,3 +43,18 @@ def canonical(architecture: Architecture, name: str, stored: Tensor) -> Tensor:
     if name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight"):
         return stored.float() + 1
     return stored
+
+
+def stored_values(architecture: Architecture, name: str, ours: Tensor) -> Tensor:
+    """The reverse of `canonical` for values in float32."""
+    if architecture != "qwen3_next":
+        return ours
+    if name.endswith(".linear_attn.A"):
+        return (-ours).log()
+    if name.endswith(".conv1d.weight"):
+        return ours.unsqueeze(1)
+    if name.endswith(".shared_expert_gate.weight"):
+        return ours.unsqueeze(0)
+    if name.endswith("norm.weight") and not name.endswith(".linear_attn.norm.weight"):
+        return ours - 1
+    return ours

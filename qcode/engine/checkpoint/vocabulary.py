@@ -35,6 +35,7 @@ def _latin1_of_character() -> dict[int, int]:
 
 
 _LATIN1_OF_CHARACTER = _latin1_of_character()
+_CHARACTER_OF_LATIN1 = {byte: char for char, byte in _LATIN1_OF_CHARACTER.items() if byte < 256}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +194,11 @@ def _token_bytes(text: str, source: str) -> bytes:
         return text.translate(_LATIN1_OF_CHARACTER).encode("latin-1")
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{source}: token {text!r} is not byte-level") from error
+
+
+def byte_level_text(token: bytes) -> str:
+    """How files write the bytes of a token: the reverse of reading them."""
+    return token.decode("latin-1").translate(_CHARACTER_OF_LATIN1)
 
 
 def _strings(value: object, source: str) -> Sequence[str]:

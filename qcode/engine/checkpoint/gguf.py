@@ -53,6 +53,10 @@ class GgufTensor:
     """Bytes from the start of the file."""
     num_bytes: int
 
+    @property
+    def num_elements(self) -> int:
+        return prod(self.shape)
+
 
 class GgufFile:
     """The metadata of a GGUF file, and its tensors as views of the mapped file."""

@@ -92,6 +92,8 @@ class ModelConfig:
     attention_bias: bool
     output_bias: bool
     """Whether o_proj has a bias too."""
+    qk_norm: bool
+    """Whether queries and keys are normalised per head before they are rotated."""
     experts: ExpertsConfig | None
     generation: GenerationDefaults
     linear_attention: LinearAttentionConfig | None = None
@@ -107,11 +109,6 @@ class ModelConfig:
         """The layers with full attention, which keep keys and values."""
         linear = self.linear_attention.layers if self.linear_attention else frozenset()
         return frozenset(range(self.num_layers)) - linear
-
-    @property
-    def qk_norm(self) -> bool:
-        """Whether queries and keys are normalised per head before they are rotated."""
-        return self.architecture != "qwen2"
 
     @property
     def attention_gate(self) -> bool:

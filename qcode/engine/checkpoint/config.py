@@ -79,6 +79,7 @@ def config_from_json(
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             attention_bias=architecture == "qwen2" or output_bias,
             output_bias=output_bias,
+            qk_norm=architecture != "qwen2",
             experts=experts_from_json(fields, architecture, num_layers),
             generation=_generation_from_json(Fields(generation, source), fields),
             linear_attention=linear_attention_from_json(fields, architecture, num_layers),
@@ -109,6 +110,7 @@ def config_from_gguf(
     rotary_dim = fields.integer("rope.dimension_count", default=int(head_dim * rotary_share))
     positions = fields.integer("context_length", high=MAX_POSITIONS)
     yarn = _yarn_from_gguf(fields, positions)
+    attention_bias = any(name.endswith(".attn_q.bias") for name in tensor_shapes)
     experts = experts_from_gguf(fields, architecture, num_layers, tensor_shapes)
     return _checked(
         ModelConfig(
@@ -129,8 +131,12 @@ def config_from_gguf(
             yarn=yarn,
             context_window=_scaled_context(positions, yarn),
             tie_word_embeddings="output.weight" not in tensor_shapes,
-            attention_bias=any(name.endswith(".attn_q.bias") for name in tensor_shapes),
+            attention_bias=attention_bias,
             output_bias=any(name.endswith(".attn_output.bias") for name in tensor_shapes),
+            # Attention has biases, as Qwen2's, or norms, as Qwen3's: without either a file is
+            # incomplete, and the norms will be missed.
+            qk_norm=not attention_bias
+            or any(name.endswith(".attn_q_norm.weight") for name in tensor_shapes),
             experts=experts,
             generation=_generation_from_gguf(Fields(metadata, source)),
             linear_attention=linear_attention_from_gguf(

@@ -29,7 +29,7 @@ from qcode.engine.recurrent_state import RecurrentStates, plan_state_slots
 from qcode.engine.sampler import logit_adjustments, resolve
 from qcode.engine.scheduler import ChunkSizer, Scheduled, Scheduler
 from qcode.engine.sequence import RequestId, Sequence, TokenOutput
-from qcode.engine.state_pool import StatePool
+from qcode.engine.state_pool import SNAPSHOT_SPACING, StatePool
 from qcode.engine.stop_strings import StoppableText
 from qcode.protocol.errors import ContextOverflow, EngineError
 from qcode.protocol.sampling import SamplingParams
@@ -133,6 +133,7 @@ class Engine:
             self._num_state_slots,
             self._options.block_size,
             prefix_reuse=self._options.prefix_reuse,
+            snapshot_spacing=max(SNAPSHOT_SPACING, self._options.max_chunk_tokens),
         )
         self._scheduler = Scheduler(
             self._pool,
@@ -188,14 +189,14 @@ class Engine:
         """Queue a text whose tokens' log-probabilities are wanted: `TokenOutput.scores` has them,
         one for each token after the first, given those before it.
 
-        Raises `EngineError` for fewer than two tokens and for ids out of the vocabulary,
-        `ContextOverflow` for more tokens than the context window.
+        Raises `EngineError` for fewer than two tokens, for more than the context window and for
+        ids out of the vocabulary.
         """
         tokens = list(ids)
         if len(tokens) < 2:
             raise EngineError(f"a text to score needs two tokens or more, this has {len(tokens)}")
         if len(tokens) > self.context_window:
-            raise ContextOverflow(
+            raise EngineError(
                 f"the text has {len(tokens)} tokens, the context window {self.context_window}",
                 "Score it in parts.",
             )

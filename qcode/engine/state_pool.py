@@ -2,8 +2,8 @@
 
 A linear attention layer keeps one state of constant size for a sequence, whatever its length. A
 state can be carried on but not cut back, so a prefix is reused from a snapshot: a slot with the
-state exactly after it. Snapshots are taken at the end of a prompt, every `SNAPSHOT_SPACING`
-tokens, and where a sequence leaves: its slot then becomes one without a copy.
+state exactly after it. Snapshots are taken at the end of a prompt, at every multiple of
+`SNAPSHOT_SPACING` tokens, and where a sequence leaves: its slot then becomes one without a copy.
 
 When slots run out, the snapshot goes that saves least: the tokens between it and the snapshot
 before it, divided by the time since it was last of use. Old prefixes thin out that way, until
@@ -19,7 +19,7 @@ from qcode.engine.block_pool import ROOT, CachedPrefix, digest_of
 from qcode.engine.sequence import Sequence
 
 SNAPSHOT_SPACING = 512
-"""A copy of the state is small beside computing that many tokens."""
+"""A copy of the state is little work beside computing that many tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +37,12 @@ class _Snapshot:
     """Of all tokens the state has seen."""
     num_tokens: int
     previous: _Snapshot | None
-    """The snapshot nearest before it on the way of the sequence that took it."""
+    """The last one before it on the way of the sequence that took it."""
     last_used: int
 
     @property
     def num_saved_tokens(self) -> int:
         return self.num_tokens - (self.previous.num_tokens if self.previous else 0)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Run:
-    """The way of a sequence so far: its nearest snapshot, and where one was last taken."""
-
-    nearest: _Snapshot | None
-    num_tokens_then: int
 
 
 class StatePool:
@@ -69,13 +61,15 @@ class StatePool:
         prefix_reuse: bool = True,
         snapshot_spacing: int = SNAPSHOT_SPACING,
     ) -> None:
-        """`block_size` and `prefix_reuse` are those of the `BlockPool`."""
+        """`block_size` and `prefix_reuse` are those of the `BlockPool`; no step computes more than
+        `snapshot_spacing` tokens of a sequence."""
         self.num_slots = num_slots
         self._block_size = block_size
         self._prefix_reuse = prefix_reuse
         self._snapshot_spacing = snapshot_spacing
         self._free = list(range(num_slots - 1, -1, -1))
-        self._runs: dict[int, _Run] = {}
+        self._nearest: dict[int, _Snapshot | None] = {}
+        """For each held slot, the last snapshot on the way of its sequence."""
         self._snapshots: dict[bytes, _Snapshot] = {}
         self._copies: list[StateCopy] = []
         self._clock = 0
@@ -83,7 +77,7 @@ class StatePool:
     @property
     def num_available(self) -> int:
         """Slots that no sequence holds, those of snapshots included."""
-        return self.num_slots - len(self._runs)
+        return self.num_slots - len(self._nearest)
 
     @property
     def num_snapshots(self) -> int:
@@ -104,40 +98,43 @@ class StatePool:
         as `usable` said. One must be available."""
         assert sequence.state_slot is None
         start = self._find(sequence) if sequence.num_computed_tokens else None
-        slot = self._take(spared=start)
+        slot = self._take()
         assert slot is not None
         if start is None:
             self._copies.append(StateCopy(source=None, target=slot))
         elif start.slot != slot:
             self._copies.append(StateCopy(source=start.slot, target=slot))
-        nearest = start.previous if start and start.slot == slot else start
-        self._runs[slot] = _Run(nearest=nearest, num_tokens_then=sequence.num_computed_tokens)
+        else:  # The snapshot had to give its slot up, and its state is where it is wanted.
+            start = start.previous
+        self._nearest[slot] = start
         sequence.state_slot = slot
 
     def step_tokens(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many of its next `num_tokens` tokens a sequence may compute in one step: a snapshot
-        can be taken only between steps, so one must end where the prompt's is due."""
-        left = prompt_end(sequence) - sequence.num_computed_tokens
-        return left if 0 < left < num_tokens and self._keeps(sequence) else num_tokens
+        """How many of its next `num_tokens` tokens a sequence may compute in one step: up to where
+        a snapshot is due, because it can be taken only between steps."""
+        if not self._keeps(sequence):
+            return num_tokens
+        start = sequence.num_computed_tokens
+        due = (start // self._snapshot_spacing + 1) * self._snapshot_spacing
+        if start < prompt_end(sequence) < due:
+            due = prompt_end(sequence)
+        return min(num_tokens, due - start)
 
     def commit(self, sequence: Sequence) -> None:
-        """Take a snapshot if the tokens computed since the last call led to where one is due."""
+        """Take a snapshot if one is due after the tokens computed by now."""
         assert sequence.state_slot is not None
-        run = self._runs[sequence.state_slot]
-        num_since = sequence.num_computed_tokens - run.num_tokens_then
-        is_due = num_since >= self._snapshot_spacing
-        if not num_since or not (is_due or sequence.num_computed_tokens == prompt_end(sequence)):
-            return
-        if not self._keeps(sequence):
+        num_tokens = sequence.num_computed_tokens
+        is_due = num_tokens == prompt_end(sequence) or num_tokens % self._snapshot_spacing == 0
+        if not (is_due and self._keeps(sequence)):
             return
         snapshot = self._find(sequence)
         if snapshot is None:
-            slot = self._take(spared=None)
+            slot = self._take()
             if slot is None:
                 return
             self._copies.append(StateCopy(source=sequence.state_slot, target=slot))
-            snapshot = self._add(sequence, slot, run.nearest)
-        run.nearest, run.num_tokens_then = snapshot, sequence.num_computed_tokens
+            snapshot = self._add(sequence, slot, self._nearest[sequence.state_slot])
+        self._nearest[sequence.state_slot] = snapshot
 
     def release(self, sequence: Sequence) -> None:
         """Take back the slot of a sequence, whose state becomes a snapshot. Idempotent; to be
@@ -145,10 +142,10 @@ class StatePool:
         slot, sequence.state_slot = sequence.state_slot, None
         if slot is None:
             return
-        run = self._runs.pop(slot)
+        nearest = self._nearest.pop(slot)
         is_new = sequence.num_computed_tokens > 0 and self._keeps(sequence)
         if is_new and self._find(sequence) is None:
-            self._add(sequence, slot, run.nearest)
+            self._add(sequence, slot, nearest)
         else:
             self._free.append(slot)
 
@@ -189,13 +186,11 @@ class StatePool:
         parent = digests[num_blocks - 1] if num_blocks else ROOT
         return digest_of(parent, tokens[length - num_rest : length]) if num_rest else parent
 
-    def _take(self, *, spared: _Snapshot | None) -> int | None:
-        """A slot of no meaning, if need be that of a snapshot: of `spared` only if it is the only
-        one. None if all are held."""
+    def _take(self) -> int | None:
+        """A free slot, if need be that of the snapshot worth least. None if all are held."""
         if self._free:
             return self._free.pop()
-        victims = [item for item in self._snapshots.values() if item is not spared]
-        victim = min(victims, key=self._worth, default=spared)
+        victim = min(self._snapshots.values(), key=self._worth, default=None)
         if victim is None:
             return None
         self._drop(victim)
@@ -209,9 +204,9 @@ class StatePool:
         for other in self._snapshots.values():
             if other.previous is snapshot:
                 other.previous = snapshot.previous
-        for run in self._runs.values():
-            if run.nearest is snapshot:
-                run.nearest = snapshot.previous
+        for slot, nearest in self._nearest.items():
+            if nearest is snapshot:
+                self._nearest[slot] = snapshot.previous
 
 
 def prompt_end(sequence: Sequence) -> int:

@@ -17,8 +17,7 @@ class RotaryEmbedding:
         self, rotary_dim: int, theta: float, yarn: YarnScaling | None, device: torch.device
     ) -> None:
         """`rotary_dim` is the number R of dimensions of a head that are rotated."""
-        frequencies = inverse_frequencies(rotary_dim, theta, yarn)
-        self._frequencies = frequencies.to(device, torch.float32)
+        self._frequencies = inverse_frequencies(rotary_dim, theta, yarn).to(device)
         self._magnitude = yarn.attention_factor if yarn else 1.0
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,13 +33,17 @@ class RotaryEmbedding:
 
 
 def inverse_frequencies(rotary_dim: int, theta: float, yarn: YarnScaling | None) -> Tensor:
-    """Radians per position of each pair of dimensions: [R/2] float64.
+    """Radians per position of each pair of dimensions: [R/2] float32.
 
     YaRN leaves fast pairs alone, slows pairs that turn less than `beta_slow` times in the
     original context by the whole factor, and blends in between.
+
+    Computed in float32, in the order of the model's published code: at position 1,000,000 the
+    last bit of a frequency turns a pair by up to 0.06 radians, and these are the frequencies the
+    weights were trained with.
     """
-    pairs = torch.arange(rotary_dim // 2, dtype=torch.float64)
-    plain = theta ** (-2 * pairs / rotary_dim)
+    periods = theta ** (torch.arange(0, rotary_dim, 2).float() / rotary_dim)
+    plain = 1.0 / periods
     if yarn is None:
         return plain
 
@@ -53,5 +56,6 @@ def inverse_frequencies(rotary_dim: int, theta: float, yarn: YarnScaling | None)
     if yarn.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotary_dim - 1)
-    ramp = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
-    return plain * (1 - ramp) + plain / yarn.factor * ramp
+    ramp = (torch.arange(rotary_dim // 2).float() - low) / max(high - low, 0.001)
+    kept = 1 - ramp.clamp(0, 1)
+    return 1.0 / (yarn.factor * periods) * (1 - kept) + plain * kept

@@ -19,6 +19,7 @@ from qcode.cli.exit_codes import INTERRUPTED, SIGNAL, BadInput
 from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.interruption import Interruption
+from qcode.cli.logs import configure_logging
 from qcode.cli.model_flags import (
     DtypeFlag,
     KVDtypeFlag,
@@ -27,6 +28,7 @@ from qcode.cli.model_flags import (
     engine_options,
 )
 from qcode.cli.prompt_input import read_file_or_stdin, read_prompt
+from qcode.config.locations import Locations
 from qcode.engine.options import EngineOptions
 from qcode.frontends.progress import Progress
 from qcode.protocol.backends import ChatRequest
@@ -86,7 +88,8 @@ def run(
     dtype: DtypeFlag = "auto",
     threads: ThreadsFlag = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Tell tokens and speed even without a terminal.")
+        bool,
+        typer.Option("--verbose", help="Log to stderr, and always tell tokens and speed."),
     ] = False,
 ) -> None:
     """Ask a model one thing, with no agent and no tools around it.
@@ -102,6 +105,7 @@ def run(
         seed=seed,
         stop=tuple(stop or ()),
     )
+    configure_logging(Locations.from_environment(os.environ).log, verbose=verbose)
     path = installed_path(model)
     progress = Progress(sys.stderr, live=sys.stderr.isatty())
     fills_in = prefix is not None or suffix is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import typer
 from qcode.cli.exit_codes import BadInput
 from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
+from qcode.cli.logs import configure_logging
 from qcode.cli.model_flags import (
     DtypeFlag,
     JsonFlag,
@@ -23,6 +25,7 @@ from qcode.cli.model_flags import (
     engine_options,
 )
 from qcode.cli.prompt_input import read_file_or_stdin
+from qcode.config.locations import Locations
 from qcode.engine.context_window import context_notice
 from qcode.frontends.progress import Progress
 
@@ -46,6 +49,7 @@ def score(
     The first token is given, not scored. A text longer than the context is scored in windows that
     overlap by half, each token once, with at least half a context before it.
     """
+    configure_logging(Locations.from_environment(os.environ).log, verbose=False)
     path = installed_path(model)
     text = read_file_or_stdin(file, sys.stdin)
     options = engine_options(context=context, kv_dtype=kv_dtype, dtype=dtype, threads=threads)

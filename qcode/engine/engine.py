@@ -20,6 +20,7 @@ from qcode.engine.device import (
 )
 from qcode.engine.grammar import Constraint, GrammarCompiler
 from qcode.engine.kv_cache import KVCache, plan_kv_cache
+from qcode.engine.memory_budget import kv_bytes_per_token
 from qcode.engine.model_config import GenerationDefaults, ModelConfig
 from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
@@ -43,9 +44,11 @@ class Engine:
         device = choose_device(options.device)
         kv_dtype = cache_dtype(options, device)
         config = loaded.config
-        plan = plan_kv_cache(
-            config, options, kv_dtype=kv_dtype, available_bytes=available_bytes(device)
-        )
+        free = available_bytes(device)
+        plan = plan_kv_cache(config, options, kv_dtype=kv_dtype, available_bytes=free)
+        num_kv_tokens = plan.num_blocks * options.block_size
+        free -= num_kv_tokens * kv_bytes_per_token(config, kv_dtype)
+        self._num_state_slots = plan_state_slots(config, options, available_bytes=free)
         self.loaded = loaded
         self.context_window = plan.context_window
         num_tokens = min(config.vocab_size, loaded.tokenizer.num_tokens)
@@ -62,9 +65,6 @@ class Engine:
             block_size=options.block_size,
             kv_dtype=kv_dtype,
             device=device,
-        )
-        self._num_state_slots = plan_state_slots(
-            config, options, available_bytes=available_bytes(device)
         )
         states = RecurrentStates(
             config,

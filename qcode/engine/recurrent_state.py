@@ -18,19 +18,20 @@ MAX_SNAPSHOTS = 64
 
 
 def plan_state_slots(config: ModelConfig, options: EngineOptions, *, available_bytes: int) -> int:
-    """Slots for as many sequences as may run and for snapshots, within an eighth of the free
-    memory or the budget that was set; 0 for a model without such layers. With fewer slots than
-    sequences, fewer run at a time. Raises `OutOfMemory` where not even one fits."""
+    """Slots for as many sequences as may run and for snapshots, within the budget that was set or
+    an eighth of the free memory, but one at least; 0 for a model without such layers. With fewer
+    slots than sequences, fewer run at a time. Raises `OutOfMemory` where not even one fits."""
     slot_bytes = state_bytes(config)
     if not slot_bytes:
         return 0
-    room = (
-        available_bytes // 8 if options.state_memory_bytes is None else options.state_memory_bytes
-    )
+    if options.state_memory_bytes is None:
+        room = max(available_bytes // 8, min(available_bytes, slot_bytes))
+    else:
+        room = options.state_memory_bytes
     if room < slot_bytes:
         raise OutOfMemory(
             f"the recurrent state of one sequence needs {slot_bytes / 2**20:.2f} MiB; "
-            f"its share of the memory is {room / 2**20:.2f} MiB",
+            f"{max(room, 0) / 2**20:.2f} MiB are left for it",
             "Free some memory, raise the budget of the states or choose a smaller model.",
         )
     num_snapshots = MAX_SNAPSHOTS if options.prefix_reuse else 0

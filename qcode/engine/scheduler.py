@@ -136,11 +136,11 @@ class Scheduler:
         """Let the oldest waiting sequence run if all of its tokens find room now."""
         if not self._waiting or len(self._running) >= self._max_sequences:
             return False
-        if self._states is not None and not self._states.num_available:
-            return False
         sequence = self._waiting[0]
         prefix = self._pool.find_prefix(sequence)
         if self._states is not None:
+            if not self._states.num_available:
+                return False
             prefix = self._states.usable(prefix, sequence)
         copies = self._pool.admit(sequence, prefix)
         if copies is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -66,6 +67,23 @@ def test_a_branch_copies_the_part_of_a_block_it_shares() -> None:
     assert branch.num_computed_tokens == 6
 
 
+def test_a_prefix_may_be_cut_back_to_any_of_its_tokens() -> None:
+    pool = BlockPool(8, BLOCK_SIZE)
+    first = sequence_of([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    pool.admit(first)
+    compute_all(pool, first)
+    second = sequence_of([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    found = pool.find_prefix(second)
+    assert found.num_tokens == 8
+
+    copies = pool.admit(second, replace(found, num_tokens=7))
+
+    assert copies is not None
+    assert (copies[0].source, copies[0].num_slots) == (first.blocks[1], 3)
+    assert second.num_computed_tokens == 7
+    assert len(second.digests) == 1
+
+
 def test_a_request_without_room_changes_nothing() -> None:
     pool = BlockPool(3, BLOCK_SIZE)
     holder = sequence_of([1, 2, 3, 4, 5])
@@ -104,17 +122,23 @@ class PoolMachine(RuleBasedStateMachine):
         self.live: list[Sequence] = []
         self.written: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
-    def admit(self, tokens: list[int]) -> None:
+    @rule(
+        tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+        share=st.sampled_from([1.0, 1.0, 0.7, 0.3]),
+    )
+    def admit(self, tokens: list[int], share: float = 1.0) -> None:
+        """A share of what is cached is reused, as where there is a snapshot only there."""
         sequence = sequence_of(tokens)
-        copies = self.pool.admit(sequence)
+        found = self.pool.find_prefix(sequence)
+        prefix = replace(found, num_tokens=int(found.num_tokens * share))
+        copies = self.pool.admit(sequence, prefix)
         if copies is None:
             assert sequence.blocks == []
             return
         for copy in copies:
             for offset in range(copy.num_slots):
                 self.written[copy.target, offset] = self.written[copy.source, offset]
-        assert sequence.num_computed_tokens < sequence.num_tokens
+        assert sequence.num_computed_tokens == prefix.num_tokens < sequence.num_tokens
         self.live.append(sequence)
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))

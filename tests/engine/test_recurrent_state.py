@@ -83,6 +83,7 @@ def test_the_plan_keeps_to_its_share_of_the_memory(hybrid: ModelConfig) -> None:
         return plan_state_slots(hybrid, options, available_bytes=available_bytes)
 
     assert planned(options, 8 * 10 * slot_bytes) == 10
+    assert planned(options, slot_bytes) == 1
     assert planned(options, 2**40) == 4 + MAX_SNAPSHOTS
     assert planned(replace(options, prefix_reuse=False), 2**40) == 4
     assert planned(replace(options, state_memory_bytes=7 * slot_bytes), 0) == 7
@@ -92,7 +93,7 @@ def test_no_room_for_one_state_is_said_with_numbers(hybrid: ModelConfig) -> None
     # 2 layers of 4 * 8 * 16 and 96 * 3 values.
     assert state_bytes(hybrid) == 6400
     with pytest.raises(OutOfMemory, match=r"0\.01 MiB.* 0\.00 MiB"):
-        plan_state_slots(hybrid, EngineOptions(), available_bytes=8 * 1000)
+        plan_state_slots(hybrid, EngineOptions(), available_bytes=1000)
 
 
 def test_a_model_without_linear_attention_has_no_states(dense: ModelConfig) -> None:

@@ -168,13 +168,16 @@ def _memory(facts: ModelFacts) -> Iterator[Text | Table]:
     for names, _ in _columns(facts, facts.config.context_window):
         table.add_column(names, justify="right")
     table.add_column("")
-    for window in facts.windows:
-        cells = [_total(item) for _, item in _columns(facts, window)]
-        table.add_row(window_text(window), *cells, Text(_kind(facts.config, window), "dim"))
-    budgets = [item for _, item in _columns(facts, facts.config.context_window)]
-    longest = [f"{item.largest_context_window:,}  " for item in budgets]
-    if any(item.largest_context_window for item in budgets):
-        table.add_row("longest", *longest, Text("tokens that fit", "dim"))
+    rows = {window: [item for _, item in _columns(facts, window)] for window in facts.windows}
+    for window, items in rows.items():
+        kind = Text(_kind(facts.config, window), "dim")
+        table.add_row(window_text(window), *map(_total, items), kind)
+    if all(item.fits for items in rows.values() for item in items):
+        yield table
+        return
+    longest = [item.largest_context_window for item in rows[facts.config.context_window]]
+    if any(longest):
+        table.add_row("longest", *(f"{tokens:,}  " for tokens in longest), Text("tokens", "dim"))
     yield table
     yield Text(f"{_TOO_LARGE} more than is free", "dim")
 

@@ -136,7 +136,7 @@ def test_people_get_lines_that_fit(
         "61.1 GB",
         "BF16 100%",
         "262,144 tokens; up to 1,048,576 with --context, by YaRN",
-        "96 KiB a token in fp16, bf16",
+        "96 KiB a token (fp16, bf16)",
         "YaRN factor 4",
         "A context of 1M",
         "103.1 GB",

@@ -225,7 +225,8 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
             weights |= _linear_attention(config, f"{name}.linear_attn", draw)
         else:
             weights |= _attention(config, f"{name}.self_attn", draw)
-        if "num_experts" in config and index not in config["mlp_only_layers"]:
+        sparse = (index + 1) % config.get("decoder_sparse_step", 1) == 0
+        if "num_experts" in config and sparse and index not in config["mlp_only_layers"]:
             weights |= _experts(config, f"{name}.mlp", draw)
         else:
             weights |= _mlp(f"{name}.mlp", hidden, config["intermediate_size"], draw)

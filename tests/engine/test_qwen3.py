@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,28 +20,15 @@ from random_checkpoint import (
 )
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers_logits import assert_close, reference_logits
 
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.protocol.errors import CheckpointError
 
-TOLERANCE = 1e-4
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 TOKENS = torch.randint(0, 389, (37,), generator=torch.Generator().manual_seed(3)).tolist()
 OTHER_TOKENS = torch.randint(0, 389, (11,), generator=torch.Generator().manual_seed(4)).tolist()
-
-
-def reference_logits(directory: Path, tokens: Sequence[int]) -> Tensor:
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager"
-    )
-    with torch.inference_mode():
-        return model(torch.tensor([tokens])).logits[0]
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert actual.shape == expected.shape
-    assert ((actual - expected).abs().max() / expected.abs().max()).item() < tolerance
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -147,7 +133,7 @@ def test_half_precision_weights_computed_in_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("matrix_type", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
 def test_gguf_equals_its_weights_unpacked(family: Family, matrix_type: str, tmp_path: Path) -> None:
     weights = write_gguf(tmp_path / "model.gguf", family, matrix_type=matrix_type)
-    check_against_unpacked(tmp_path, family, weights, exact=matrix_type in ("F32", "F16", "BF16"))
+    check_against_unpacked(tmp_path, family, weights)
 
 
 @pytest.mark.parametrize("matrix_type", ["Q4_K", "Q5_K", "Q6_K"])
@@ -160,23 +146,24 @@ def test_gguf_with_blocks_of_256(matrix_type: str, tmp_path: Path) -> None:
     }
     path = tmp_path / "model.gguf"
     weights = write_gguf(path, "qwen3_moe", matrix_type=matrix_type, **changes)
-    check_against_unpacked(tmp_path, "qwen3_moe", weights, exact=False, **changes)
+    check_against_unpacked(tmp_path, "qwen3_moe", weights, **changes)
 
 
-def check_against_unpacked(
-    path: Path, family: Family, weights: Weights, *, exact: bool, **changes: object
-) -> None:
+def check_against_unpacked(path: Path, family: Family, weights: Weights, **changes: object) -> None:
     """The GGUF file in `path` computes what the same weights do, stored as safetensors.
 
-    Fast kernels round activations to eight bits, so packed weights agree only nearly.
+    Fast kernels round activations to eight bits, so with them packed weights agree only nearly;
+    in a hybrid network this small and random, hardly at all.
     """
     tied = "lm_head.weight" not in weights
     changes |= {"tie_word_embeddings": tied}
     write_safetensors(path / "unpacked", family, weights=weights, **changes)
     expected = PagedRun(load_model(path / "unpacked")).step({0: TOKENS})
-    actual = PagedRun(load_model(path / "model.gguf")).step({0: TOKENS})
-    error = (actual - expected).norm() / expected.norm()
-    assert error.item() < (1e-5 if exact else 0.05)
+    exact = PagedRun(load_model(path / "model.gguf", exact=True)).step({0: TOKENS})
+    assert_close(exact, expected, 1e-5)
+    if family != "qwen3_next":
+        fast = PagedRun(load_model(path / "model.gguf")).step({0: TOKENS})
+        assert ((fast - expected).norm() / expected.norm()).item() < 0.05
 
 
 def test_progress_rises_to_one(directory: Path) -> None:

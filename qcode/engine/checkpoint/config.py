@@ -55,8 +55,10 @@ def config_from_json(
     hidden_size = fields.integer("hidden_size", high=MAX_WIDTH)
     num_heads = fields.integer("num_attention_heads", high=MAX_WIDTH)
     num_layers = fields.integer("num_hidden_layers", high=MAX_LAYERS)
-    rope = fields.section("rope_parameters") or fields.section("rope_scaling")
-    theta = rope.number("rope_theta", default=10_000.0, low=MIN_ROPE_THETA) if rope else 10_000.0
+    rope = fields.section("rope_scaling") or fields.section("rope_parameters")
+    theta = fields.number("rope_theta", default=10_000.0, low=MIN_ROPE_THETA)
+    if rope:
+        theta = rope.number("rope_theta", default=theta, low=MIN_ROPE_THETA)
     positions = fields.integer("max_position_embeddings", high=MAX_POSITIONS)
     yarn = _yarn_from_json(rope, positions)
     output_bias = architecture != "qwen2" and fields.flag("attention_bias", False)
@@ -73,7 +75,7 @@ def config_from_json(
             ),
             head_dim=fields.integer("head_dim", default=hidden_size // num_heads, high=MAX_WIDTH),
             rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
-            rope_theta=fields.number("rope_theta", default=theta, low=MIN_ROPE_THETA),
+            rope_theta=theta,
             yarn=yarn,
             context_window=_scaled_context(positions, yarn),
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
@@ -222,13 +224,12 @@ def _generation_from_gguf(fields: Fields) -> GenerationDefaults:
 
 
 def _rotary_share(fields: Fields, rope: Fields | None, architecture: Architecture) -> float:
-    """At the top level in older files, among the rope parameters in newer ones."""
+    """Among the rope parameters in newer files, at the top level in older ones."""
     if architecture not in _DEFAULT_ROTARY_SHARE:
         return 1.0
     default = _DEFAULT_ROTARY_SHARE[architecture]
-    if rope:
-        default = rope.number("partial_rotary_factor", default=default, high=1)
-    return fields.number("partial_rotary_factor", default=default, high=1)
+    share = fields.number("partial_rotary_factor", default=default, high=1)
+    return rope.number("partial_rotary_factor", default=share, high=1) if rope else share
 
 
 def _yarn_from_json(rope: Fields | None, positions: int) -> YarnScaling | None:

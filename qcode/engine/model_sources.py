@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from qcode.engine.checkpoint.split_names import split_part_names
 from qcode.engine.model_catalogue import HubSource, WheelPartsSource
 from qcode.protocol.errors import ModelStoreError
 
@@ -261,9 +262,10 @@ def hub_files(source: HubSource) -> list[HubFile]:
     found = [item for item in listing if isinstance(item, dict)] if listing else []
     files = [_hub_file(source.repository, revision, item) for item in found]
     wanted = [file for file in files if _is_wanted(file, source.file)]
-    if not wanted:
+    missing = {source.file, *_split_paths(source.file)} - {file.path for file in wanted}
+    if not wanted or (source.file and missing):
         raise ModelStoreError(
-            f"{source.repository} holds no {source.file or 'safetensors checkpoint'}.",
+            f"{source.repository} holds no {min(missing) or 'safetensors checkpoint'}.",
             "Name one of its files: qcode model pull REPOSITORY:FILE.gguf",
         )
     return wanted
@@ -289,9 +291,15 @@ def _hub_file(repository: str, revision: str, item: dict[str, object]) -> HubFil
     )
 
 
+def _split_paths(path: str) -> tuple[str, ...]:
+    """All parts of a split model if the path is that of one of them."""
+    folder, slash, name = path.rpartition("/")
+    return tuple(folder + slash + part for part in split_part_names(name))
+
+
 def _is_wanted(file: HubFile, wanted: str) -> bool:
     if wanted:
-        return file.path == wanted
+        return file.path == wanted or file.path in _split_paths(wanted)
     if file.path.endswith(".safetensors"):
         return bool(file.sha256) and "/" not in file.path
     return file.path in _SMALL_FILES

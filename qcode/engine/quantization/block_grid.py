@@ -69,6 +69,11 @@ class BlockGrid:
         self._block = block
         self._columns = columns
 
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """What the grid keeps: its numbers, and the block column of each column if there is one."""
+        return (self.numbers,) if self._columns is None else (self.numbers, self._columns)
+
     def multiply_(self, values: Tensor, rows: slice | Tensor) -> None:
         """Multiply `values` [n, in], which are `rows` of the matrix, in place."""
         self._apply(torch.Tensor.mul_, values, rows)

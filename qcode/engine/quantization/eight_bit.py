@@ -25,8 +25,8 @@ class EightBitWeight(DecodedWeight):
     def __init__(self, values: Tensor, scales: BlockGrid, zero_points: BlockGrid | None) -> None:
         """`values` [out, in] are of a float8 dtype or int8."""
         out_features, in_features = values.shape
-        grids = (scales, zero_points) if zero_points else (scales,)
-        super().__init__((out_features, in_features), (values, *(grid.numbers for grid in grids)))
+        offsets = zero_points.stored if zero_points else ()
+        super().__init__((out_features, in_features), (values, *scales.stored, *offsets))
         self._values = values
         self._scales = scales
         self._zero_points = zero_points
@@ -65,12 +65,16 @@ def eight_bit_name(module: StoredModule, scheme: QuantizationScheme) -> str:
     weight = module.parts["weight"]
     name = "INT8" if weight.dtype == torch.int8 else "FP8"
     part = next((part for part in _SCALE_PARTS if part in module), None)
-    if part is None or len(weight.shape) != 2:
+    if len(weight.shape) == 3:
+        module = module.expert(0, weight.shape[0])
+    if part is None or len(module.parts["weight"].shape) != 2:
         return name
-    out_features, in_features = weight.shape
+    out_features, in_features = module.parts["weight"].shape
     match block_of(module.parts[part], (out_features, in_features), scheme.blocks):
+        case (rows, columns) if (rows, columns) == (out_features, in_features):
+            return name
         case (1, columns):
             return f"{name} channel" if columns == in_features else f"{name} group {columns}"
-        case (rows, columns) if rows != out_features:
+        case (rows, columns):
             return f"{name} {rows}x{columns}"
     return name

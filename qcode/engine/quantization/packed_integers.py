@@ -41,8 +41,8 @@ class PackedIntegerWeight(DecodedWeight):
         zero_points: BlockGrid | None,
     ) -> None:
         """words [out, W] int32; `shape` is [out, in]."""
-        grids = (scales, zero_points) if zero_points else (scales,)
-        super().__init__(shape, (words, *(grid.numbers for grid in grids)))
+        offsets = zero_points.stored[:1] if zero_points else ()
+        super().__init__(shape, (words, *scales.stored, *offsets))
         self._words = words
         self._bits = bits
         self._scales = scales

@@ -7,6 +7,7 @@ from qcode.engine.block_pool import BlockPool
 from qcode.engine.sampler import ResolvedSampling
 from qcode.engine.scheduler import ChunkSizer, Scheduler
 from qcode.engine.sequence import RequestId, Sequence
+from qcode.engine.state_pool import StatePool
 
 GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
 
@@ -23,16 +24,23 @@ def sequence_of(number: int, num_tokens: int) -> Sequence:
     )
 
 
-def scheduler_of(num_blocks: int, *, chunk: int = 8, max_sequences: int = 8) -> Scheduler:
-    chunks = ChunkSizer(max_tokens=chunk, target_s=1)
-    return Scheduler(BlockPool(num_blocks, 4), chunks, max_sequences=max_sequences)
+def scheduler_of(
+    num_blocks: int, *, chunk: int = 8, max_sequences: int = 8, num_slots: int = 0
+) -> Scheduler:
+    """With slots for recurrent states, if that many are given."""
+    return Scheduler(
+        BlockPool(num_blocks, 4),
+        ChunkSizer(max_tokens=chunk, target_s=1),
+        max_sequences=max_sequences,
+        states=StatePool(num_slots, 4) if num_slots else None,
+    )
 
 
 def run_step(scheduler: Scheduler) -> list[tuple[int, int]]:
     """Compute what is scheduled, append a token where one is due: (request, tokens) of each."""
     scheduled = scheduler.schedule()
     for item in scheduled:
-        item.sequence.num_computed_tokens += item.num_tokens
+        scheduler.commit(item)
         if item.is_sampled:
             item.sequence.tokens.append(0)
     return [(item.sequence.id, item.num_tokens) for item in scheduled]
@@ -46,6 +54,18 @@ def test_a_long_prompt_is_read_in_chunks_beside_decoding() -> None:
     assert run_step(scheduler) == [(1, 3), (2, 5)]
     assert run_step(scheduler) == [(1, 1), (2, 7)]
     assert run_step(scheduler) == [(1, 1), (2, 1)]
+
+
+def test_with_recurrent_states_prompts_stop_for_a_snapshot_and_slots_limit_how_many_run() -> None:
+    scheduler = scheduler_of(100, num_slots=2)
+    for number in (1, 2, 3):
+        scheduler.add(sequence_of(number, 5))
+
+    assert run_step(scheduler) == [(1, 4), (2, 4)]
+    assert run_step(scheduler) == [(1, 1), (2, 1)]
+    assert run_step(scheduler) == [(1, 1), (2, 1)]
+    scheduler.remove(RequestId(1))
+    assert run_step(scheduler) == [(2, 1), (3, 4)]
 
 
 def test_when_blocks_run_out_the_youngest_waits_and_the_oldest_gets_on() -> None:
@@ -88,9 +108,12 @@ def test_removing_is_idempotent_and_frees_everything() -> None:
     prompts=st.lists(st.integers(1, 24), min_size=1, max_size=6),
     num_blocks=st.integers(10, 16),
     max_sequences=st.integers(1, 4),
+    num_slots=st.integers(0, 3),
 )
-def test_every_request_gets_done(prompts: list[int], num_blocks: int, max_sequences: int) -> None:
-    scheduler = scheduler_of(num_blocks, max_sequences=max_sequences)
+def test_every_request_gets_done(
+    prompts: list[int], num_blocks: int, max_sequences: int, num_slots: int
+) -> None:
+    scheduler = scheduler_of(num_blocks, max_sequences=max_sequences, num_slots=num_slots)
     unfinished = {i: sequence_of(i, length) for i, length in enumerate(prompts, 1)}
     for sequence in unfinished.values():
         scheduler.add(sequence)

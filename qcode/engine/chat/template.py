@@ -55,10 +55,10 @@ def choose_template(
 ) -> ChatTemplate:
     """The template for a checkpoint.
 
-    `architecture` is its name in the file (`qwen2`, `qwen3`, `qwen3moe`, `Qwen3ForCausalLM`, ...);
-    `jinja_source`, the template it ships, decides between formats of one architecture. Formats we
-    know are rendered by our own code, others by the template itself. `thinking` False asks models
-    that can be told not to think aloud.
+    `architecture` is its name in the file or in our config (`qwen2`, `qwen3moe`, `qwen3_next`,
+    `Qwen3ForCausalLM`, ...); `jinja_source`, the template it ships, decides between formats of
+    one architecture. Formats we know are rendered by our own code, others by the template itself.
+    `thinking` False asks models that can be told not to think aloud.
 
     Raises:
         UnsupportedModel: an unknown family that ships no template.
@@ -70,7 +70,7 @@ def choose_template(
         return _hermes(source, thinking)
     if source:
         return JinjaTemplate(source, thinking=thinking)
-    family = architecture.lower()
+    family = architecture.lower().replace("_", "")
     if family.startswith("qwen2"):
         return HermesTemplate()
     if family.startswith("qwen3next"):

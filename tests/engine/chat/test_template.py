@@ -178,7 +178,14 @@ def test_a_prompt_that_opens_the_thinking_is_read_on_from_there() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "kind"),
-    [("qwen2", HermesTemplate), ("qwen3", HermesTemplate), ("qwen3next", Qwen3CoderTemplate)],
+    [
+        ("qwen2", HermesTemplate),
+        ("qwen3", HermesTemplate),
+        ("qwen3_moe", HermesTemplate),
+        ("qwen3next", Qwen3CoderTemplate),
+        ("qwen3_next", Qwen3CoderTemplate),
+        ("Qwen3NextForCausalLM", Qwen3CoderTemplate),
+    ],
 )
 def test_known_families_need_no_template(architecture: str, kind: type[object]) -> None:
     template = choose_template(architecture=architecture, jinja_source=None)

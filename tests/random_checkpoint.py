@@ -62,9 +62,13 @@ GGUF_PARTS = (
     ("mlp.down_proj", "ffn_down"),
 )
 RANDOM_BLOCK_SCALES = {
+    gguf.GGMLQuantizationType.Q2_K: ((80, 0.06), (82, 0.09)),
+    gguf.GGMLQuantizationType.Q3_K: ((108, 0.02),),
     gguf.GGMLQuantizationType.Q4_K: ((0, 0.003), (2, 0.02)),
     gguf.GGMLQuantizationType.Q5_K: ((0, 0.0015), (2, 0.02)),
     gguf.GGMLQuantizationType.Q6_K: ((208, 0.0008),),
+    gguf.GGMLQuantizationType.IQ4_NL: ((0, 0.012),),
+    gguf.GGMLQuantizationType.IQ4_XS: ((0, 0.0007),),
 }
 """Byte offset and size of the half-precision scales in a block; the rest may be any bytes."""
 

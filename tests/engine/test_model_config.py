@@ -14,7 +14,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from qcode.engine.checkpoint.config import config_from_json
 from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.layers.rotary import RotaryEmbedding, inverse_frequencies
-from qcode.engine.model_config import GenerationDefaults, ModelConfig, YarnScaling
+from qcode.engine.model_config import (
+    GenerationDefaults,
+    LinearAttentionConfig,
+    ModelConfig,
+    YarnScaling,
+)
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
 # As published; the counts are those of the releases.
@@ -75,6 +80,38 @@ QWEN3_CODER_30B = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+QWEN3_CODER_NEXT = {
+    "model_type": "qwen3_next",
+    "decoder_sparse_step": 1,
+    "eos_token_id": 151645,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "max_position_embeddings": 262144,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 512,
+    "norm_topk_prob": True,
+    "num_attention_heads": 16,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 5_000_000,
+    "shared_expert_intermediate_size": 512,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
 GENERATION = {
     "do_sample": True,
     "temperature": 0.7,
@@ -95,6 +132,7 @@ def read(config: dict, generation: dict | None = None) -> ModelConfig:
         (QWEN2_5_CODER_0_5B, 494_032_768),
         (QWEN3_32B, 32_762_123_264),
         (QWEN3_CODER_30B, 30_532_122_624),
+        (QWEN3_CODER_NEXT, 79_674_391_296),
     ],
 )
 def test_parameter_counts_of_published_models(config: dict, num_parameters: int) -> None:
@@ -106,6 +144,9 @@ def test_active_parameters() -> None:
     config = read(QWEN3_CODER_30B)
     idle = 48 * (128 - 8) * 3 * 2048 * 768
     assert config.num_active_parameters == config.num_parameters - idle
+    hybrid = read(QWEN3_CODER_NEXT)
+    idle = 48 * (512 - 10) * 3 * 2048 * 512
+    assert hybrid.num_active_parameters == hybrid.num_parameters - idle
 
 
 def test_what_the_network_needs() -> None:
@@ -120,6 +161,71 @@ def test_what_the_network_needs() -> None:
     assert (small.head_dim, small.attention_bias, small.output_bias) == (64, True, False)
     assert not small.qk_norm
     assert small.experts is None
+
+
+def test_what_the_hybrid_network_needs() -> None:
+    config = read(QWEN3_CODER_NEXT)
+    assert config.attention_layers == frozenset(range(3, 48, 4))
+    assert (config.head_dim, config.rotary_dim, config.attention_gate) == (256, 64, True)
+    assert config.experts is not None
+    assert config.experts.shared_intermediate_size == 512
+    assert config.linear_attention == LinearAttentionConfig(
+        num_key_heads=16,
+        num_value_heads=32,
+        key_head_dim=128,
+        value_head_dim=128,
+        conv_kernel_size=4,
+        layers=frozenset(range(48)) - config.attention_layers,
+    )
+    assert config.linear_attention.conv_dim == 8192
+    plain = read(QWEN3_CODER_30B)
+    assert plain.linear_attention is None
+    assert plain.attention_layers == frozenset(range(48))
+    assert (plain.rotary_dim, plain.attention_gate) == (128, False)
+
+
+def test_a_list_of_layer_kinds_wins_over_the_interval() -> None:
+    kinds = ["full_attention", "linear_attention", "linear_attention", "full_attention"]
+    config = read({**QWEN3_CODER_NEXT, "num_hidden_layers": 4, "layer_types": kinds})
+    assert config.attention_layers == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("rope", "rotary_dim"),
+    [
+        ({"partial_rotary_factor": None}, 64),
+        ({"partial_rotary_factor": 0.5}, 128),
+        ({"partial_rotary_factor": None, "rope_parameters": {"partial_rotary_factor": 0.5}}, 128),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.125}}, 32),
+    ],
+)
+def test_how_much_of_a_head_is_rotated(rope: dict, rotary_dim: int) -> None:
+    assert read({**QWEN3_CODER_NEXT, **rope}).rotary_dim == rotary_dim
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("linear_num_value_heads", 24),
+        ("linear_num_key_heads", None),
+        ("linear_key_head_dim", 0),
+        ("linear_conv_kernel_dim", 1),
+        ("full_attention_interval", 0),
+        ("layer_types", "linear_attention"),
+        ("layer_types", ["linear_attention"] * 47),
+        ("layer_types", [["linear_attention"]] * 48),
+        ("layer_types", ["sliding_attention"] * 48),
+        ("partial_rotary_factor", 0),
+        ("partial_rotary_factor", 1.5),
+        ("partial_rotary_factor", 0.001),
+        ("partial_rotary_factor", 3 / 256),
+        ("shared_expert_intermediate_size", None),
+        ("shared_expert_intermediate_size", -1),
+    ],
+)
+def test_impossible_values_of_a_hybrid_network_are_named(key: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read({**QWEN3_CODER_NEXT, key: value})
 
 
 def test_generation_defaults() -> None:
@@ -200,10 +306,14 @@ def test_yarn_in_old_and_new_spelling(rope: dict) -> None:
 def test_yarn_frequencies_of_published_models() -> None:
     """Values worked out from the paper's formula by hand."""
     coder = read({**QWEN3_CODER_30B, "rope_scaling": YARN})
-    frequencies = inverse_frequencies(128, coder.rope_theta, coder.yarn)
+    frequencies = inverse_frequencies(coder.rotary_dim, coder.rope_theta, coder.yarn)
     chosen = frequencies[[0, 28, 35, 43, 63]].tolist()
     expected = [1, 8.65964e-4, 9.65580e-5, 4.95239e-6, 3.21599e-8]
     assert chosen == pytest.approx(expected, rel=1e-5)
+    hybrid = read({**QWEN3_CODER_NEXT, "rope_scaling": YARN})
+    frequencies = inverse_frequencies(hybrid.rotary_dim, hybrid.rope_theta, hybrid.yarn)
+    chosen = frequencies[[14, 18, 23, 31]].tolist()
+    assert chosen == pytest.approx([1.17274e-3, 1.13694e-4, 3.82874e-6, 8.09679e-8], rel=1e-5)
 
 
 @pytest.mark.parametrize(

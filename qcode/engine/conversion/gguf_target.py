@@ -15,11 +15,10 @@ from qcode.engine.checkpoint.positioned_file import PositionedFile
 from qcode.engine.conversion.formats import OutputFormat, ggml_type_of
 from qcode.engine.conversion.gguf_metadata import copied_metadata, metadata_of_directory
 from qcode.engine.conversion.jobs import Job, row_ranges
-from qcode.engine.conversion.network_tensors import NetworkTensor
-from qcode.engine.conversion.source import SourceModel, float_rows
+from qcode.engine.conversion.network_tensors import NetworkTensor, parted_projections
+from qcode.engine.conversion.source import MatrixRows, SourceModel, float_rows
 from qcode.engine.quantization.block_layouts import GgmlType
 from qcode.engine.quantization.ggml_encoders import NotEncodable, encode
-from qcode.engine.quantization.weight_format import Weight
 from qcode.protocol.errors import CheckpointError
 
 
@@ -29,6 +28,9 @@ class GgufTarget:
     def __init__(self, source: SourceModel, output: OutputFormat) -> None:
         self._source = source
         config = source.checkpoint.config
+        self._tensors = source.tensors
+        if config.linear_attention:
+            self._tensors = tuple(parted_projections(source.tensors, config.linear_attention))
 
         def kind(tensor: NetworkTensor) -> GgmlType:
             if tensor.kind == "values":
@@ -47,7 +49,7 @@ class GgufTarget:
             metadata = metadata_of_directory(source.checkpoint, output.file_type)
         self._layout = GgufLayout(
             metadata,
-            [(self._name(tensor), tensor.shape, kind(tensor)) for tensor in source.tensors],
+            [(self._name(tensor), tensor.shape, kind(tensor)) for tensor in self._tensors],
         )
         self.num_bytes = self._layout.num_bytes
 
@@ -59,7 +61,7 @@ class GgufTarget:
 
     def jobs(self, file: PositionedFile) -> Iterator[Job]:
         """They raise CheckpointError for values that cannot be encoded, and OSError."""
-        for tensor in self._source.tensors:
+        for tensor in self._tensors:
             place = self._layout.tensors[self._name(tensor)]
             if tensor.kind == "values":
                 yield self._values_job(file, tensor, place)
@@ -84,23 +86,23 @@ class GgufTarget:
         *_, rows, width = tensor.shape
         row_bytes = place.num_bytes // prod(tensor.shape[:-1])
         offset = place.offset
-        for weight in self._source.matrices(tensor):
+        for matrix in self._source.matrices(tensor):
             for start, stop in row_ranges(rows, width):
-                encode_rows = partial(self._encode, file, weight, (start, stop), place, offset)
+                encode_rows = partial(self._encode, file, matrix, (start, stop), place, offset)
                 yield Job(num_values=(stop - start) * width, run=encode_rows)
                 offset += (stop - start) * row_bytes
 
     def _encode(
         self,
         file: PositionedFile,
-        weight: Weight,
+        matrix: MatrixRows,
         rows: tuple[int, int],
         place: GgufTensor,
         offset: int,
     ) -> None:
         kind = GgmlType(place.ggml_type)
         try:
-            file.write(offset, encode(float_rows(weight, *rows), kind))
+            file.write(offset, encode(float_rows(matrix, *rows), kind))
         except NotEncodable as error:
             raise CheckpointError(
                 f"{self._source.checkpoint.path}: {place.name!r} cannot be stored as {kind.name}: "
@@ -112,7 +114,8 @@ class GgufTarget:
         checkpoint = self._source.checkpoint
         if not isinstance(checkpoint, GgufCheckpoint):
             return False
-        return checkpoint.file.tensors[place.name].ggml_type == place.ggml_type
+        stored = checkpoint.file.tensors.get(place.name)
+        return stored is not None and stored.ggml_type == place.ggml_type
 
     def _copy_jobs(self, file: PositionedFile, place: GgufTensor) -> Iterator[Job]:
         checkpoint = self._source.checkpoint

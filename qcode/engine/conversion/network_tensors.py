@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from qcode.engine.checkpoint.checkpoint import Checkpoint
-from qcode.engine.model_config import ModelConfig
+from qcode.engine.model_config import LinearAttentionConfig, ModelConfig
 from qcode.engine.models.qwen3 import Qwen3
 from qcode.engine.models.qwen3_next import Qwen3Next
 from qcode.engine.quantization.weight_format import DenseWeight, Weight
+
+_GROUPED = "in_proj_qkvz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,11 @@ class NetworkTensor:
     name: str
     shape: tuple[int, ...]
     kind: Literal["matrix", "experts", "values"]
+    stored_in: str = ""
+    """The matrix that holds its rows among others, where it is not one of its own."""
+    stored_shape: tuple[int, int] = (0, 0)
+    stored_rows: Tensor | None = field(default=None, compare=False)
+    """[out] int64: where in that matrix each of its rows lies."""
 
 
 def network_tensors(checkpoint: Checkpoint) -> list[NetworkTensor]:
@@ -31,6 +39,37 @@ def network_tensors(checkpoint: Checkpoint) -> list[NetworkTensor]:
     network = Qwen3Next if checkpoint.config.architecture == "qwen3_next" else Qwen3
     network(noting, dtype=torch.float32, device=torch.device("meta"))
     return list(noting.tensors.values())
+
+
+def parted_projections(
+    tensors: Iterable[NetworkTensor], config: LinearAttentionConfig
+) -> Iterator[NetworkTensor]:
+    """The same, with each `in_proj_qkvz` as the two matrices that newer GGUF files have instead.
+
+    Its rows are grouped by key head; theirs are all queries, all keys, all values; and all gates.
+    """
+    key_dim = config.key_head_dim
+    value_dim = config.num_value_heads // config.num_key_heads * config.value_head_dim
+    for tensor in tensors:
+        if not tensor.name.endswith(f"{_GROUPED}.weight"):
+            yield tensor
+            continue
+        rows, width = tensor.shape
+        by_head = torch.arange(rows).view(config.num_key_heads, -1)
+        *qkv, gates = torch.split(by_head, [key_dim, key_dim, value_dim, value_dim], dim=1)
+        parts = {
+            "in_proj_qkv": torch.cat([part.flatten() for part in qkv]),
+            "in_proj_z": gates.flatten(),
+        }
+        for part, places in parts.items():
+            yield NetworkTensor(
+                name=tensor.name.replace(_GROUPED, part),
+                shape=(len(places), width),
+                kind="matrix",
+                stored_in=tensor.name,
+                stored_shape=(rows, width),
+                stored_rows=places,
+            )
 
 
 class _NotingCheckpoint:

@@ -34,10 +34,10 @@ from qcode.engine.checkpoint.safetensors_writer import (
 from qcode.engine.conversion.formats import OutputFormat, steers
 from qcode.engine.conversion.jobs import Job, row_ranges
 from qcode.engine.conversion.network_tensors import NetworkTensor
-from qcode.engine.conversion.source import SourceModel, float_rows
+from qcode.engine.conversion.source import MatrixRows, SourceModel, float_rows
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.quantization.fp8 import quantize_fp8_blocks
-from qcode.engine.quantization.weight_format import DenseWeight, Weight
+from qcode.engine.quantization.weight_format import DenseWeight
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
 FP8 = "F8_E4M3"
@@ -103,10 +103,10 @@ class SafetensorsTarget:
             multiple = FP8_BLOCK if self._is_fp8(tensor) else 1
             *_, rows, width = tensor.shape
             write = self._write_fp8 if self._is_fp8(tensor) else self._write_floats
-            matrices = self._source.matrices(tensor)
-            for name, weight in zip(_names(tensor), matrices, strict=True):
+            matrices = zip(_names(tensor), self._source.matrices(tensor), strict=True)
+            for name, matrix in matrices:
                 for start, stop in row_ranges(rows, width, multiple):
-                    part = partial(write, files, name, weight, start, stop)
+                    part = partial(write, files, name, matrix, start, stop)
                     yield Job(num_values=(stop - start) * width, run=part)
 
     def _is_fp8(self, tensor: NetworkTensor) -> bool:
@@ -120,19 +120,19 @@ class SafetensorsTarget:
             yield name, shape, _NAMES[_narrowest(self._values(tensor)).dtype]
             return
         *_, rows, width = tensor.shape
-        for name, weight in zip(_names(tensor), self._source.matrices(tensor), strict=True):
+        for name, matrix in zip(_names(tensor), self._source.matrices(tensor), strict=True):
             if self._is_fp8(tensor):
                 grid = (-(-rows // FP8_BLOCK), -(-width // FP8_BLOCK))
                 yield name, (rows, width), FP8
                 yield f"{name}_scale_inv", grid, "F32"
             else:
-                yield name, (rows, width), self._float_dtype(weight)
+                yield name, (rows, width), self._float_dtype(matrix)
 
-    def _float_dtype(self, weight: Weight) -> str:
+    def _float_dtype(self, matrix: MatrixRows) -> str:
         """Of a matrix that is not quantised: as it is, in a quantised checkpoint."""
         if self._dtype != FP8:
             return self._dtype
-        return _NAMES[weight.tensor.dtype] if isinstance(weight, DenseWeight) else "BF16"
+        return _NAMES[matrix.tensor.dtype] if isinstance(matrix, DenseWeight) else "BF16"
 
     def _values(self, tensor: NetworkTensor) -> Tensor:
         return stored_values(self._architecture, tensor.name, self._source.values(tensor))
@@ -146,17 +146,17 @@ class SafetensorsTarget:
         return Job(num_values=prod(tensor.shape), run=run)
 
     def _write_floats(
-        self, files: ShardFiles, name: str, weight: Weight, start: int, stop: int
+        self, files: ShardFiles, name: str, matrix: MatrixRows, start: int, stop: int
     ) -> None:
-        rows = float_rows(weight, start, stop).to(DTYPES[files.dtype(name)])
+        rows = float_rows(matrix, start, stop).to(DTYPES[files.dtype(name)])
         if not rows.isfinite().all():
             self._fail(name, "NaN, infinity or a value too large")
         files.write(name, start * rows.shape[1], rows)
 
     def _write_fp8(
-        self, files: ShardFiles, name: str, weight: Weight, start: int, stop: int
+        self, files: ShardFiles, name: str, matrix: MatrixRows, start: int, stop: int
     ) -> None:
-        rows = float_rows(weight, start, stop).float()
+        rows = float_rows(matrix, start, stop).float()
         try:
             stored, scales = quantize_fp8_blocks(rows, (FP8_BLOCK, FP8_BLOCK))
         except ValueError as error:

@@ -134,7 +134,7 @@ class BlockPool:
             parent = sequence.digests[-1] if sequence.digests else ROOT
             digest = digest_of(parent, tokens)
             sequence.digests.append(digest)
-            if self._prefix_reuse and digest not in self._by_digest:
+            if self._prefix_reuse and not self._is_shared(digest):
                 content = _Content(parent=parent, tokens=tuple(tokens), digest=digest)
                 self._index(sequence.blocks[index], content)
 
@@ -169,6 +169,17 @@ class BlockPool:
             if common > num_slots:
                 closest, num_slots = block, common
         return closest, num_slots
+
+    def _is_shared(self, digest: bytes) -> bool:
+        """Whether a block with this content is in use. An idle one, which was computed again
+        because there was no state to go on from, gives way to the newer."""
+        block = self._by_digest.get(digest)
+        if block is None or block not in self._idle:
+            return block is not None
+        del self._idle[block]
+        self._forget(block)
+        self._free.append(block)
+        return False
 
     def _index_tail(self, sequence: Sequence) -> None:
         full = len(sequence.digests)

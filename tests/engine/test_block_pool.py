@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qcode.engine.block_pool import BlockPool
+from qcode.engine.block_pool import BlockPool, CachedPrefix
 from qcode.engine.sampler import ResolvedSampling
 from qcode.engine.sequence import RequestId, Sequence
 
@@ -82,6 +82,25 @@ def test_a_prefix_may_be_cut_back_to_any_of_its_tokens() -> None:
     assert (copies[0].source, copies[0].num_slots) == (first.blocks[1], 3)
     assert second.num_computed_tokens == 7
     assert len(second.digests) == 1
+
+
+def test_what_is_computed_again_replaces_what_nobody_holds() -> None:
+    pool = BlockPool(6, BLOCK_SIZE)
+    tokens = list(range(12))
+    first = sequence_of(tokens)
+    pool.admit(first)
+    compute_all(pool, first)
+    pool.release(first)
+    again = sequence_of(tokens)
+    pool.admit(again, CachedPrefix(num_tokens=0, digests=()))
+    compute_all(pool, again)
+
+    other = sequence_of(list(range(100, 112)))
+    pool.admit(other)
+    compute_all(pool, other)
+    pool.release(again)
+
+    assert pool.find_prefix(sequence_of(tokens)).num_tokens == 11
 
 
 def test_a_request_without_room_changes_nothing() -> None:

@@ -38,7 +38,7 @@ def check_architecture(family: Family, folder: Path) -> Mapping[str, float]:
 
 def check_checkpoint(path: Path) -> Mapping[str, float]:
     reference = Transformers(path)
-    text, other = _tokens(61, seed=3), _tokens(23, seed=4)
+    text, other = random_tokens(61, seed=3), random_tokens(23, seed=4)
     expected = reference.logits(text[:-1])
     whole = RecordedEngine(path)
     chunked = RecordedEngine(path, replace(EXACT, max_chunk_tokens=CHUNK))
@@ -73,7 +73,7 @@ def _reused(path: Path, text: list[int], other: list[int]) -> tuple[Continuation
     return onward, back
 
 
-def _tokens(count: int, *, seed: int) -> list[int]:
+def random_tokens(count: int, *, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     tokens: list[int] = torch.randint(0, NUM_TOKENS, (count,), generator=generator).tolist()
     return tokens

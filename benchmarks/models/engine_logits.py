@@ -22,6 +22,8 @@ EXACT = EngineOptions(
     device="cpu", dtype="float32", kv_dtype="float32", kv_memory_bytes=64 << 20, block_size=4
 )
 """Nothing is rounded; small blocks, so that short texts fill several."""
+DEFAULT = EngineOptions(device="cpu", kv_memory_bytes=64 << 20)
+"""As the engine runs where nobody asks for anything."""
 
 
 class RecordingNetwork:
@@ -54,7 +56,7 @@ class RecordedEngine:
     """An engine whose logits can be read."""
 
     def __init__(self, path: Path, options: EngineOptions = EXACT) -> None:
-        loaded = load_model(path)
+        loaded = load_model(path, exact=options.dtype == "float32")
         self._network = RecordingNetwork(loaded.model)
         self._engine = Engine(replace(loaded, model=self._network), options)
 

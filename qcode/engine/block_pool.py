@@ -30,8 +30,8 @@ class BlockCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedPrefix:
-    """Keys and values of a sequence's first `num_tokens` tokens are in blocks; `digests` are
-    those of its full blocks, or of more than its full blocks."""
+    """Keys and values of a sequence's first `num_tokens` tokens are in blocks. `digests` are those
+    of the full blocks among them, in order, and of some that follow if the prefix was cut back."""
 
     num_tokens: int
     digests: tuple[bytes, ...]

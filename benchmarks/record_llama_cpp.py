@@ -1,10 +1,12 @@
-"""Writes down what llama.cpp answers, for tests/engine/test_llama_cpp_greedy.py to hold us against.
+"""Writes down what llama.cpp answers and how likely it holds given texts, for
+tests/engine/test_llama_cpp_greedy.py and test_llama_cpp_nll.py to hold us against.
 
-`python -m benchmarks.record_llama_cpp FOLDER tests/golden/llama_cpp_greedy.json`, where FOLDER has
-qwen2.5-coder-0.5b.gguf and qwen2.5-coder-1.5b.gguf. Needs llama-cpp-python and nothing of ours:
-even the ids of the prompts are llama.cpp's. The answers are greedy, without penalties, and end at
-MAX_TOKENS or before the token that ends an answer. Sums are rounded as the processor likes it best,
-so two machines may record different tokens where two are about equally likely.
+`python -m benchmarks.record_llama_cpp {greedy,nll} FOLDER TARGET`, where FOLDER has
+qwen2.5-coder-0.5b.gguf and qwen2.5-coder-1.5b.gguf and TARGET is
+tests/golden/llama_cpp_{greedy,nll}.json. Needs llama-cpp-python and nothing of ours: even the ids
+of the texts are llama.cpp's. The answers are greedy, without penalties, and end at MAX_TOKENS or
+before the token that ends an answer. Sums are rounded as the processor likes it best, so two
+machines may record different tokens where two are about equally likely.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import llama_cpp
+
+from benchmarks.llama_cpp_scores import SETTINGS, log_probabilities, open_for_scoring
+from benchmarks.nll_texts import TEXTS
 
 MODELS = ("qwen2.5-coder-0.5b.gguf", "qwen2.5-coder-1.5b.gguf")
 MAX_TOKENS = 32
@@ -106,15 +111,32 @@ PROMPTS = {
 }
 
 
-def record(model: Path) -> dict[str, object]:
+def record_nll(model: Path) -> dict[str, object]:
+    llama = open_for_scoring(model)
+    texts = [
+        {"name": name, "text": text, **likelihood(llama, text)} for name, text in TEXTS.items()
+    ]
+    llama.close()
+    return {"model": model.name, "sha256": sha256(model), "texts": texts}
+
+
+def likelihood(llama: llama_cpp.Llama, text: str) -> dict[str, object]:
+    ids = llama.tokenize(text.encode(), add_bos=False, special=False)
+    scores = log_probabilities(llama, ids)
+    return {
+        "ids": ids,
+        "logprobs": [round(score, 5) for score in scores],
+        "mean_nll": round(-sum(scores) / len(scores), 6),
+    }
+
+
+def record_greedy(model: Path) -> dict[str, object]:
     llama = llama_cpp.Llama(str(model), n_ctx=1024, n_threads=2, verbose=False)
     answers = [
         {"prompt": name, "text": text, **answer(llama, text)} for name, text in PROMPTS.items()
     ]
     llama.close()
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"model": model.name, "sha256": digest, "answers": answers}
+    return {"model": model.name, "sha256": sha256(model), "answers": answers}
 
 
 def answer(llama: llama_cpp.Llama, text: str) -> dict[str, object]:
@@ -133,21 +155,32 @@ def answer(llama: llama_cpp.Llama, text: str) -> dict[str, object]:
     return {"prompt_ids": prompt_ids, "token_ids": token_ids, "ended": ended}
 
 
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def as_json(recording: Mapping[str, object]) -> str:
-    """Indented, but with each list of ids on one line; a line break inside text is escaped."""
+    """Indented, but with each list of numbers on one line; a line break inside text is escaped."""
     text = json.dumps(recording, indent=1, ensure_ascii=False)
-    return re.sub(r"(?<=\[)\n[\d,\s]+(?=\])", lambda ids: " ".join(ids[0].split()), text) + "\n"
+    return re.sub(r"(?<=\[)\n[-.e\d,\s]+(?=\])", lambda ids: " ".join(ids[0].split()), text) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("greedy", "nll"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path)
     options = parser.parse_args()
-    recording = {
+    models = [options.folder / name for name in MODELS]
+    recording: dict[str, object] = {
         "llama_cpp_python": llama_cpp.__version__,
-        "models": [record(options.folder / name) for name in MODELS],
+        "processor": llama_cpp.llama_print_system_info().decode(),
     }
+    if options.what == "nll":
+        recording |= {"settings": SETTINGS, "models": [record_nll(model) for model in models]}
+    else:
+        recording |= {"models": [record_greedy(model) for model in models]}
     options.target.write_text(as_json(recording))
 
 

@@ -1,0 +1,142 @@
+"""Keys and values in every number format: close to float32, and the same when they are reused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_checkpoint import FAMILIES, Family, write_safetensors
+
+from qcode.engine.block_pool import BlockCopy
+from qcode.engine.device import cache_dtype
+from qcode.engine.engine import Engine
+from qcode.engine.kv_cache import TORCH_DTYPES, KVCache
+from qcode.engine.layers.attention import quantize
+from qcode.engine.models.loading import LoadedModel, load_model
+from qcode.engine.options import EngineOptions, KVDtype
+from qcode.engine.sequence import TokenLogprobs
+from qcode.protocol.sampling import SamplingParams
+
+CPU = torch.device("cpu")
+OPTIONS = EngineOptions(num_threads=1, kv_dtype="float32")
+BOUNDS: dict[KVDtype, float] = {
+    "float16": 2e-3,
+    "bfloat16": 3e-2,
+    "int8": 5e-2,
+    "float8": 1.5e-1,
+}
+"""How far log-probabilities may be from those with a float32 cache (root of the mean square: where
+rounding makes a token take another expert, a single one may be further off)."""
+
+TOKENS = torch.randint(0, 380, (100,), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    family: Family = request.param
+    return load_model(write_safetensors(tmp_path_factory.mktemp(family), family))
+
+
+@pytest.mark.parametrize("kv_dtype", BOUNDS)
+def test_scores_are_close_to_those_with_a_float32_cache(
+    loaded: LoadedModel, kv_dtype: KVDtype
+) -> None:
+    exact = torch.tensor(Engine(loaded, OPTIONS).score(TOKENS))
+    rounded = torch.tensor(Engine(loaded, replace(OPTIONS, kv_dtype=kv_dtype)).score(TOKENS))
+    difference = (rounded - exact).square().mean().sqrt()
+    assert 0 < difference < BOUNDS[kv_dtype]
+
+
+def answered(engine: Engine, prompt: list[int]) -> tuple[list[TokenLogprobs], int]:
+    """What is put out, with the log-probabilities, and how much of the prompt was reused."""
+    sampling = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=6, logprobs=1)
+    engine.submit(prompt, sampling)
+    tokens: list[TokenLogprobs] = []
+    num_cached = 0
+    while engine.has_work:
+        for output in engine.step():
+            tokens += output.logprobs
+            num_cached = output.prefill.cached_tokens if output.prefill else num_cached
+    return tokens, num_cached
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8", "float8"])
+def test_a_reused_prefix_gives_what_computing_it_gives(
+    loaded: LoadedModel, kv_dtype: KVDtype
+) -> None:
+    """The prefix ends within a block, which is copied with its scales."""
+    common, end, other_end = TOKENS[:70], TOKENS[70:75], TOKENS[80:90]
+    if loaded.config.linear_attention is not None:
+        end = []  # a recurrent state is kept of where a prompt ends
+    options = replace(OPTIONS, kv_dtype=kv_dtype)
+    engine = Engine(loaded, options)
+    answered(engine, common + end)
+    reused, num_cached = answered(engine, common + other_end)
+    fresh, none_cached = answered(Engine(loaded, options), common + other_end)
+    assert none_cached == 0
+    assert num_cached >= 69
+    assert [token.token_id for token in reused] == [token.token_id for token in fresh]
+    for one, other in zip(reused, fresh, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=BOUNDS[kv_dtype])
+
+
+@pytest.mark.parametrize("kv_dtype", TORCH_DTYPES)
+def test_a_block_is_copied_whole(loaded: LoadedModel, kv_dtype: KVDtype) -> None:
+    cache = KVCache(loaded.config, num_blocks=3, block_size=4, kv_dtype=kv_dtype, device=CPU)
+    tensors = [
+        tensor
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values, layer.key_scales, layer.value_scales)
+        if tensor is not None
+    ]
+    for number, tensor in enumerate(tensors):
+        for block in range(3):
+            tensor[block] = number + 10 * block
+
+    cache.copy(
+        [BlockCopy(source=0, target=1, num_slots=3), BlockCopy(source=1, target=2, num_slots=1)]
+    )
+
+    for number, tensor in enumerate(tensors):
+        values = tensor.float().flatten(2)[:, :, 0].tolist()
+        rounded = torch.tensor([number, number + 10, number + 20]).to(tensor.dtype).tolist()
+        own, first, second = (float(value) for value in rounded)
+        assert values == [[own] * 4, [own] * 3 + [first], [own] + [second] * 3]
+
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.lists(finite, min_size=16, max_size=16), min_size=1, max_size=4))
+def test_what_is_quantised_stays_within_its_step(rows: list[list[float]]) -> None:
+    x = torch.tensor(rows)
+    largest = x.abs().amax(-1, keepdim=True).double()
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        values, scales = quantize(x, dtype)
+        back = values.double() * scales.double().unsqueeze(-1)
+        if dtype == torch.int8:
+            allowed = largest / 127 * 0.501
+        else:
+            # Three bits of mantissa; below the smallest normal value the step stays the same.
+            allowed = torch.maximum(x.double().abs() / 15.9, largest / 448 * 2**-10)
+        # Values that no float32 scale can divide are lost.
+        assert ((back - x.double()).abs() <= allowed + 1e-36).all()
+        assert (values.float().abs() <= (127 if dtype == torch.int8 else 448)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_zeros_stay_zeros(dtype: torch.dtype) -> None:
+    values, scales = quantize(torch.zeros(2, 3, 16), dtype)
+    assert not values.float().any()
+    assert not scales.any()
+
+
+def test_who_asks_for_float32_gets_a_float32_cache(tmp_path: Path) -> None:
+    assert cache_dtype(EngineOptions(), CPU) == "float16"
+    assert cache_dtype(EngineOptions(dtype="float32"), CPU) == "float32"
+    assert cache_dtype(EngineOptions(dtype="float32", kv_dtype="int8"), CPU) == "int8"

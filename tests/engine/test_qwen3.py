@@ -106,19 +106,20 @@ def test_files_written_by_transformers(family: Family, tmp_path: Path) -> None:
     assert_close(run.step({0: TOKENS}), reference_logits(original, TOKENS))
 
 
-def test_experts_stored_as_one_tensor(tmp_path: Path) -> None:
-    config, apart = random_config("qwen3_moe"), tmp_path / "apart"
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next"])
+def test_experts_stored_as_one_tensor(family: Family, tmp_path: Path) -> None:
+    config, apart = random_config(family), tmp_path / "apart"
     weights = random_weights(config)
-    write_safetensors(apart, "qwen3_moe", weights=weights)
+    write_safetensors(apart, family, weights=weights)
     fused = {name: tensor for name, tensor in weights.items() if ".experts." not in name}
-    for layer in (0, 2):
+    for layer in {0, 1, 2}.difference(config["mlp_only_layers"]):
         name = f"model.layers.{layer}.mlp.experts"
         gate, up, down = (
             torch.stack([weights[f"{name}.{i}.{part}_proj.weight"] for i in range(8)])
             for part in ("gate", "up", "down")
         )
         fused |= {f"{name}.gate_up_proj": torch.cat((gate, up), dim=1), f"{name}.down_proj": down}
-    write_safetensors(tmp_path / "fused", "qwen3_moe", weights=fused)
+    write_safetensors(tmp_path / "fused", family, weights=fused)
     logits = PagedRun(load_model(tmp_path / "fused")).step({0: TOKENS})
     assert_close(logits, reference_logits(apart, TOKENS))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from engine_run import GREEDY, Result, answer, prompt_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_checkpoint import write_safetensors
@@ -18,13 +18,24 @@ from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
 from qcode.engine.sampler import SamplingRow, logit_adjustments, resolve, sample
-from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenLogprobs
+from qcode.engine.sequence import Prefill, RequestId
 from qcode.protocol.errors import ContextOverflow, EngineError, OutOfMemory
 from qcode.protocol.sampling import SamplingParams
 
-GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=12)
 SAMPLED = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=3, max_tokens=12)
 PENALISED = SamplingParams(temperature=0, repetition_penalty=1.5, max_tokens=12)
+EVERYTHING = SamplingParams(
+    temperature=1.3,
+    top_k=50,
+    top_p=0.9,
+    min_p=0.02,
+    repetition_penalty=1.2,
+    presence_penalty=0.5,
+    frequency_penalty=0.7,
+    logit_bias=((11, 2.5), (47, -100.0)),
+    seed=7,
+    max_tokens=12,
+)
 OPTIONS = EngineOptions(kv_dtype="float32", num_threads=1)
 
 
@@ -36,37 +47,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def options(**changes: object) -> EngineOptions:
     values = {name: getattr(OPTIONS, name) for name in EngineOptions.__dataclass_fields__}
     return EngineOptions(**{**values, **changes})
-
-
-@dataclass
-class Result:
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prefills: list[Prefill] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
-def run(engine: Engine, *requests: RequestId) -> list[Result]:
-    """Step until everything is done."""
-    results = {request: Result() for request in requests}
-    while engine.has_work:
-        for output in engine.step():
-            result = results[output.request_id]
-            assert result.finish_reason is None
-            result.ids += output.token_ids
-            result.logprobs += output.logprobs
-            result.prefills += [output.prefill] if output.prefill else []
-            result.finish_reason = output.finish_reason
-    return list(results.values())
-
-
-def answer(engine: Engine, prompt: Sequence[int], sampling: SamplingParams = GREEDY) -> list[int]:
-    return run(engine, engine.submit(prompt, sampling))[0].ids
-
-
-def prompt_of(length: int, seed: int = 0) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 380, (length,), generator=generator).tolist()
 
 
 def plain_loop(
@@ -101,7 +81,7 @@ def plain_loop(
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED, EVERYTHING])
 @pytest.mark.parametrize("length", [1, 16, 17, 40])
 def test_answers_are_those_of_a_plain_loop(
     loaded: LoadedModel, length: int, sampling: SamplingParams
@@ -111,7 +91,7 @@ def test_answers_are_those_of_a_plain_loop(
     assert answer(Engine(loaded, OPTIONS), prompt, sampling) == plain_loop(loaded, prompt, sampling)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED, EVERYTHING])
 def test_chunked_prefill_changes_nothing(loaded: LoadedModel, sampling: SamplingParams) -> None:
     prompt = prompt_of(45)
     whole = Engine(loaded, OPTIONS)
@@ -125,7 +105,7 @@ def test_chunked_prefill_changes_nothing(loaded: LoadedModel, sampling: Sampling
     assert [p.done_tokens for p in result.prefills] == [7, 14, 21, 28, 35, 42, 45]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED, EVERYTHING])
 def test_batched_is_alone(loaded: LoadedModel, sampling: SamplingParams) -> None:
     prompts = [prompt_of(length, seed=length) for length in (3, 20, 33)]
     alone = [answer(Engine(loaded, OPTIONS), prompt, sampling) for prompt in prompts]
@@ -177,7 +157,7 @@ def test_candidates_on_one_prompt_share_it_up_to_where_they_differ(loaded: Loade
     assert result.ids == expected.ids
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED, EVERYTHING])
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_continuing_a_prefix_is_the_uninterrupted_answer(
     loaded: LoadedModel, sampling: SamplingParams, cut: int
@@ -301,6 +281,53 @@ def test_ids_out_of_the_vocabulary_and_empty_prompts_are_refused(loaded: LoadedM
 def test_too_little_memory_for_a_useful_cache_says_how_much(loaded: LoadedModel) -> None:
     with pytest.raises(OutOfMemory, match="hold 32 tokens"):
         Engine(loaded, options(kv_memory_bytes=32 * 2 * 3 * 2 * 32 * 4))
+
+
+@pytest.mark.parametrize("sampling", [SAMPLED, EVERYTHING])
+def test_an_answer_that_lost_its_blocks_goes_on_as_if_it_had_not(
+    loaded: LoadedModel, sampling: SamplingParams
+) -> None:
+    long = replace(sampling, max_tokens=40)
+    prompts = [prompt_of(length, seed=length) for length in (14, 15, 13)]
+    # Room for one and a half of three sequences of 54 tokens.
+    small = options(context_window=64, kv_memory_bytes=80 * 2 * 3 * 2 * 32 * 4)
+    engine = Engine(loaded, small)
+
+    results = run(engine, *[engine.submit(prompt, long) for prompt in prompts])
+
+    assert [result.ids for result in results] == [plain_loop(loaded, p, long) for p in prompts]
+
+
+def test_penalties_on_the_output_spare_the_prompt_but_not_the_prefix(loaded: LoadedModel) -> None:
+    engine = Engine(loaded, OPTIONS)
+    token, other = 40, 41
+    forced = replace(
+        GREEDY, max_tokens=2, logit_bias=((token, 50.0), (other, 49.0)), presence_penalty=2.0
+    )
+
+    after_prompt = answer(engine, [5, token, token], replace(forced, max_tokens=1))
+    after_prefix = run(engine, engine.submit([5], forced, prefix_ids=[token]))
+
+    assert after_prompt == [token]
+    assert after_prefix[0].ids == [other]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        SamplingParams(stop_ids=(400,)),
+        SamplingParams(logit_bias=((399, 1.0),)),
+        SamplingParams(min_p=2.0),
+    ],
+)
+def test_sampling_values_out_of_range_are_refused(
+    loaded: LoadedModel, wrong: SamplingParams
+) -> None:
+    engine = Engine(loaded, OPTIONS)
+
+    with pytest.raises(EngineError, match="out of range"):
+        engine.submit(prompt_of(5), wrong)
+    assert not engine.has_work
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qcode.engine.logit_adjustments import TokenCounts
 from qcode.engine.model_config import GenerationDefaults
 from qcode.engine.sampler import (
     FIRST_CANDIDATES,
@@ -106,13 +107,14 @@ def test_a_flat_distribution_reaches_past_the_first_candidates() -> None:
     seed=st.integers(0, 2**63),
     top_k=st.sampled_from([0, 5]),
     top_p=st.sampled_from([0.5, 1.0]),
+    min_p=st.sampled_from([0.0, 0.3]),
     position=st.integers(0, 1000),
 )
 def test_a_row_is_the_same_alone_and_in_a_batch(
-    seed: int, top_k: int, top_p: float, position: int
+    seed: int, top_k: int, top_p: float, min_p: float, position: int
 ) -> None:
     logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(seed % 1000))
-    params = sampling(seed=seed, top_k=top_k, top_p=top_p)
+    params = sampling(seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, logprobs=2)
     row = SamplingRow(sampling=params, position=position)
     others = [SamplingRow(sampling=sampling(temperature=t), position=1) for t in (0.0, 2.0)]
 
@@ -147,6 +149,88 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
 
     assert torch.equal(penalised, expected)
     assert choice[0].token == 1
+
+
+logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=8, max_size=8)
+some_tokens = st.lists(st.integers(0, 7), max_size=12)
+
+
+@given(
+    row=logit_rows,
+    prompt=some_tokens,
+    output=some_tokens,
+    bias=st.dictionaries(st.integers(0, 7), st.floats(-100, 100, width=32), max_size=3),
+    repetition=st.sampled_from([1.0, 0.7, 1.3]),
+    presence=st.sampled_from([0.0, -1.5, 0.75]),
+    frequency=st.sampled_from([0.0, -0.5, 2.0]),
+    known=st.integers(0, 12),
+)
+def test_bias_then_repetition_then_presence_and_frequency(
+    row: list[float],
+    prompt: list[int],
+    output: list[int],
+    bias: dict[int, float],
+    repetition: float,
+    presence: float,
+    frequency: float,
+    known: int,
+) -> None:
+    """Each by its definition; `known` of the output come as a prefix, the rest one by one."""
+    params = sampling(
+        temperature=0,
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        logit_bias=tuple(bias.items()),
+    )
+    expected = []
+    for token, logit in enumerate(row):
+        value = logit + bias.get(token, 0.0)
+        if token in prompt or token in output:
+            value = value * repetition if value < 0 else value / repetition
+        expected.append(value - frequency * output.count(token) - presence * (token in output))
+
+    adjustments = logit_adjustments(params, prompt=prompt, output=output[:known])
+    for token in output[known:]:
+        if adjustments is not None:
+            adjustments.add(token)
+    logits = torch.tensor([row])
+    sample(logits, [SamplingRow(sampling=params, position=0, adjustments=adjustments)])
+
+    assert logits[0].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_without_bias_and_penalties_nothing_is_kept() -> None:
+    assert logit_adjustments(sampling(), prompt=[1], output=[2]) is None
+
+
+def test_a_bias_forces_and_forbids_but_not_what_is_masked() -> None:
+    params = sampling(temperature=0, logit_bias=((0, 100.0), (2, 100.0), (1, -100.0)))
+    adjustments = logit_adjustments(params, prompt=[], output=[])
+    allowed = torch.tensor([False, True, True, True])
+    row = SamplingRow(sampling=params, position=0, adjustments=adjustments, allowed=allowed)
+
+    assert sample(torch.tensor([[9.0, 8.0, -7.0, 6.0]]), [row])[0].token == 2
+
+
+def test_token_counts_grow_without_duplicates() -> None:
+    counts = TokenCounts([*range(10), 3])
+    for token in [*range(500), *range(500), 3]:
+        counts.add(token)
+
+    numbers = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
+    assert numbers == {i: 2 + (i < 10) + 2 * (i == 3) for i in range(500)}
+
+
+def test_min_p_reaches_past_the_first_candidates() -> None:
+    num_likely = 2 * FIRST_CANDIDATES
+    logits = torch.cat([torch.zeros(num_likely), torch.full((1000,), -3.0)])
+    rows = [SamplingRow(sampling=sampling(min_p=0.5), position=i) for i in range(1000)]
+
+    tokens = [choice.token for choice in sample(logits.repeat(1000, 1), rows)]
+
+    assert max(tokens) < num_likely
+    assert 0.4 < sum(token < FIRST_CANDIDATES for token in tokens) / 1000 < 0.6
 
 
 def test_forbidden_tokens_are_never_drawn() -> None:

@@ -36,8 +36,9 @@ def check_architecture(family: Family, folder: Path) -> Mapping[str, float]:
     return check_checkpoint(write_safetensors(folder / family, family))
 
 
-def check_checkpoint(path: Path) -> Mapping[str, float]:
-    reference = Transformers(path)
+def check_checkpoint(path: Path, unpacked: Path | None = None) -> Mapping[str, float]:
+    """`unpacked` has the weights of a quantised checkpoint in float32, for transformers."""
+    reference = Transformers(unpacked or path)
     text, other = random_tokens(61, seed=3), random_tokens(23, seed=4)
     expected = reference.logits(text[:-1])
     whole = RecordedEngine(path)

@@ -22,6 +22,7 @@ from rich.table import Table
 from qcode.cli.exit_codes import INTERRUPTED
 from qcode.cli.installed_models import user_store
 from qcode.cli.model_info import info
+from qcode.cli.model_quantize import format_list, quantize
 from qcode.cli.model_run import run
 from qcode.cli.model_score import score
 from qcode.cli.quantities import bytes_text
@@ -140,6 +141,7 @@ def pull(
 command.command("info")(info)
 command.command("run")(run)
 command.command("score")(score)
+command.command("quantize", epilog=format_list())(quantize)
 
 
 @command.command()

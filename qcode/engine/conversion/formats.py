@@ -23,7 +23,7 @@ class OutputFormat:
     name: str
     about: str
     bits: float
-    """For each value of an ordinary matrix, scales included."""
+    """For each weight of a whole model, if it is a large one."""
     ggml_type: GgmlType | None = None
     """Of ordinary matrices in a GGUF file; None where this format is for safetensors only."""
     mixed: bool = False
@@ -40,7 +40,7 @@ FORMATS: Mapping[str, OutputFormat] = {
         OutputFormat(
             name="q4_k_m",
             about="4 bits, 6 where errors weigh most; the usual choice",
-            bits=4.5,
+            bits=4.9,
             ggml_type=GgmlType.Q4_K,
             mixed=True,
             file_type=15,
@@ -48,21 +48,21 @@ FORMATS: Mapping[str, OutputFormat] = {
         OutputFormat(
             name="q4_k_s",
             about="4 bits nearly everywhere; the smallest",
-            bits=4.5,
+            bits=4.6,
             ggml_type=GgmlType.Q4_K,
             file_type=14,
         ),
         OutputFormat(
             name="q4_0",
             about="4 bits with plain scales, for programs that know no other",
-            bits=4.5,
+            bits=4.6,
             ggml_type=GgmlType.Q4_0,
             file_type=2,
         ),
         OutputFormat(
             name="q5_k_m",
             about="5 bits, 6 where errors weigh most",
-            bits=5.5,
+            bits=5.7,
             ggml_type=GgmlType.Q5_K,
             mixed=True,
             file_type=17,
@@ -70,7 +70,7 @@ FORMATS: Mapping[str, OutputFormat] = {
         OutputFormat(
             name="q6_k",
             about="6 bits; hard to tell from the original",
-            bits=6.5625,
+            bits=6.6,
             ggml_type=GgmlType.Q6_K,
             file_type=18,
         ),
@@ -84,7 +84,7 @@ FORMATS: Mapping[str, OutputFormat] = {
         OutputFormat(
             name="fp8",
             about="8-bit floats in blocks of 128x128, for GPUs; a folder of safetensors",
-            bits=8.0,
+            bits=8.2,
             dtype="F8_E4M3",
         ),
         OutputFormat(

@@ -12,10 +12,10 @@ import torch
 
 from qcode.engine.device import num_physical_cores
 
-VALUES_PER_JOB = 4 * 2**20
-"""16 MB in float32."""
+VALUES_PER_JOB = 2 * 2**20
+"""8 MB in float32, of which a thread holds a few copies."""
 
-_RELEASED_VALUES = 64 * 2**20
+_RELEASED_VALUES = 32 * 2**20
 """After reading this many, their pages are given back."""
 
 

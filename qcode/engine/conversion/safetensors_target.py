@@ -118,6 +118,7 @@ class SafetensorsTarget:
         if tensor.kind == "values":
             name, shape = stored_form(self._architecture, tensor.name, tensor.shape)
             yield name, shape, _NAMES[_narrowest(self._values(tensor)).dtype]
+            self._source.release()  # reading a little may map a lot around it
             return
         *_, rows, width = tensor.shape
         for name, matrix in zip(_names(tensor), self._source.matrices(tensor), strict=True):

@@ -93,7 +93,7 @@ def write_quantized(
 
 def is_quantized(name: str) -> bool:
     return (
-        "_proj.weight" in name
+        name.endswith(("_proj.weight", ".in_proj_qkvz.weight"))
         and not name.endswith("layers.1.self_attn.o_proj.weight")
         and not name.endswith(".mlp.gate.weight")
     )

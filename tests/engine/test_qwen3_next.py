@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from paged_run import PagedRun
+from quantized_checkpoint import FORMATS, write_quantized
 from random_checkpoint import random_config, random_weights, write_gguf, write_safetensors
 from torch import Tensor
 from transformers_logits import assert_close, reference_logits
@@ -156,6 +157,19 @@ def test_both_layouts_of_gguf_equal_safetensors(
     )
     write_safetensors(tmp_path, FAMILY, weights=weights, **LAYERS)
     run = PagedRun(load_model(path, exact=True))
+    assert_close(run.step({0: TOKENS}), reference_logits(tmp_path, TOKENS))
+
+
+@pytest.mark.parametrize("name", ["float-quantized-blocks", "awq-group32", "nvfp4"])
+def test_packed_weights_stay_as_they_are_stored(name: str, tmp_path: Path) -> None:
+    """The inputs of linear attention are put in order after the product, whatever the format."""
+    form = next(form for form in FORMATS if form.name == name)
+    packed = write_quantized(tmp_path / "packed", FAMILY, form, mlp_only_layers=[])
+    write_safetensors(
+        tmp_path, FAMILY, weights=packed.decoded, num_hidden_layers=2, mlp_only_layers=[]
+    )
+    assert "model.layers.0.linear_attn.in_proj_qkvz" in packed.parts
+    run = PagedRun(load_model(packed.directory, exact=True))
     assert_close(run.step({0: TOKENS}), reference_logits(tmp_path, TOKENS))
 
 

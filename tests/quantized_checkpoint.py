@@ -435,11 +435,16 @@ def gptq(
     version: int = 1,
     claims: int | None = None,
     g_idx: bool = True,
+    says_reordered: bool | None = None,
 ) -> Format:
-    """`claims` is the version the configuration names, if it is another."""
+    """`claims` is the version the configuration names, if it is another than the file's.
+
+    `says_reordered` is what it says about the order of columns, if that is not so.
+    """
     name = f"gptq{bits}-group{size}-v{version}" + "-sym" * symmetric + "-reordered" * reordered
     name += f"-claims-v{claims}" if claims else ""
     name += "" if g_idx else "-no-index"
+    name += "" if says_reordered is None else "-unsaid"
     offset = 1 if version == 1 else 0
 
     def encode(matrix: Matrix, rng: np.random.Generator) -> Parts:
@@ -475,7 +480,7 @@ def gptq(
         "quant_method": "gptq",
         "bits": bits,
         "group_size": size,
-        "desc_act": reordered,
+        "desc_act": reordered if says_reordered is None else says_reordered,
         "sym": symmetric,
     }
     if version == 2 or claims:
@@ -656,6 +661,7 @@ FORMATS = [
     gptq(4, 32, symmetric=True, error=0.4, version=2, claims=1),
     gptq(4, 32, symmetric=True, error=0.4, version=1, claims=2),
     gptq(4, 16, symmetric=False, reordered=True, error=0.4),
+    gptq(4, 16, symmetric=True, reordered=True, says_reordered=False, error=0.4),
     gptq(4, -1, symmetric=False, error=0.4, version=2),
     gptq(8, 32, symmetric=True, error=0.1),
     gptq(3, 32, symmetric=False, error=0.8),

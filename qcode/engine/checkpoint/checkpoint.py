@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,9 @@ class Checkpoint(Protocol):
     """Named weights on disk. A tensor that is missing, or not of the shape the network needs,
     raises CheckpointError; one in a format we cannot read raises UnsupportedModel.
 
-    Unpacked weights and tensors come in the dtype and on the device asked for when it was opened.
+    Weights and tensors come on the device asked for when it was opened; tensors also in the dtype
+    asked for. Weights stay as they are stored: on the CPU they are views of the mapped file, or of
+    what a kernel repacked.
     """
 
     @property
@@ -40,6 +43,10 @@ class Checkpoint(Protocol):
 
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
         """One matrix for each expert; `shape` is [experts, out, in]."""
+        ...
+
+    def format_mix(self) -> Mapping[str, int]:
+        """Bytes of tensors stored in each format, such as "BF16" or "Q4_K"; reads headers only."""
         ...
 
 

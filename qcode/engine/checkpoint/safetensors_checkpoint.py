@@ -22,6 +22,8 @@ from qcode.engine.checkpoint.names import (
 )
 from qcode.engine.checkpoint.quantization_config import quantization_scheme
 from qcode.engine.checkpoint.safetensors import SafetensorsFile
+from qcode.engine.quantization.gptq import scheme_as_stored
+from qcode.engine.quantization.scheme import QuantizationScheme
 from qcode.engine.quantization.stored_module import (
     HARMLESS_PARTS,
     PACKED_PARTS,
@@ -53,11 +55,11 @@ class SafetensorsCheckpoint:
             read_json(path / "generation_config.json", optional=True),
             str(path / "config.json"),
         )
-        self.scheme = quantization_scheme(path, config)
         self._files = _open_shards(path)
         self._modules = _by_module(self._files)
         self._dtype = dtype
         self._device = device
+        self._scheme = self._as_stored(quantization_scheme(path, config))
         self._fused: tuple[str, list[DecodedWeight]] = "", []
 
     def has(self, name: str) -> bool:
@@ -68,7 +70,7 @@ class SafetensorsCheckpoint:
         if module is None:
             raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
         if not _is_dense(module):
-            return packed_weight(module, shape, self.scheme)
+            return packed_weight(module, shape, self._scheme)
         return DenseWeight(self._placed(_dense(module, shape).read()))
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
@@ -129,7 +131,7 @@ class SafetensorsCheckpoint:
                 if owner is None or part in HARMLESS_PARTS:
                     mix[info.dtype] += info.num_bytes
                 else:
-                    mix[format_name(owner, self.scheme)] += info.num_bytes
+                    mix[format_name(owner, self._scheme)] += info.num_bytes
         return mix
 
     def _stacked(self, module: StoredModule, shape: tuple[int, int, int]) -> list[Weight]:
@@ -140,7 +142,7 @@ class SafetensorsCheckpoint:
     def _packed(self, module: StoredModule, shape: tuple[int, int, int]) -> list[DecodedWeight]:
         num_experts, rows, columns = shape
         return [
-            packed_weight(module.expert(index, num_experts), (rows, columns), self.scheme)
+            packed_weight(module.expert(index, num_experts), (rows, columns), self._scheme)
             for index in range(num_experts)
         ]
 
@@ -150,6 +152,11 @@ class SafetensorsCheckpoint:
             return matrix
         dtype = self._dtype if self._dtype.itemsize == 2 else matrix.dtype
         return matrix.to(self._device, dtype)
+
+    def _as_stored(self, scheme: QuantizationScheme) -> QuantizationScheme:
+        first = next((name for name, parts in self._modules.items() if "qweight" in parts), None)
+        module = self._module(first) if first and scheme.method == "gptq" else None
+        return scheme_as_stored(module, scheme) if module else scheme
 
     def _module(self, name: str) -> StoredModule | None:
         """The tensors of a linear layer or of stacked experts; None where there is no weight."""

@@ -5,6 +5,8 @@ Inputs come first: eight neighbouring output columns share a 32-bit word, in an 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class AwqWeight(DecodedWeight):
         self._qzeros = qzeros
         self._scales = scales
         self._group_size = group_size
-        self._shifts = torch.tensor(_COLUMN_SHIFTS, dtype=torch.int32, device=qweight.device)
+        self._shifts = _shifts(qweight.device)
 
     def decode(self, rows: slice | Tensor) -> Tensor:
         if isinstance(rows, slice):
@@ -58,6 +60,11 @@ class AwqWeight(DecodedWeight):
         values = quantised.float().view(scales.shape[0], self._group_size, -1)
         values.sub_(zeros[:, None]).mul_(scales.float()[:, None])
         return values.view(quantised.shape).t()
+
+
+@cache
+def _shifts(device: torch.device) -> Tensor:
+    return torch.tensor(_COLUMN_SHIFTS, dtype=torch.int32, device=device)
 
 
 def awq_weight(

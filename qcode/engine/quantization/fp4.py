@@ -7,6 +7,7 @@ scales and one more for the whole matrix; compressed-tensors divides by it, Mode
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,20 +31,25 @@ _ONE_NUMBER = ((), (1,), (1, 1))
 class Fp4Weight(DecodedWeight):
     """W = E2M1 code * scale of its group * scale of the matrix."""
 
-    __slots__ = ("_codes", "_scales", "_table")
+    __slots__ = ("_codes", "_multiplier", "_scales", "_table")
 
     def __init__(self, codes: Tensor, scales: Tensor, group_size: int, multiplier: float) -> None:
         """codes [out, in / 2] uint8, the low bits first; scales [out, in / group_size]."""
         super().__init__((codes.shape[0], 2 * codes.shape[1]), (codes, scales))
         self._codes = codes
         self._scales = BlockGrid(scales, (1, group_size))
-        levels = torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=codes.device)
-        self._table = byte_table(levels * multiplier)
+        self._multiplier = multiplier
+        self._table = _e2m1_table(codes.device)
 
     def decode(self, rows: slice | Tensor) -> Tensor:
         values = decode_bytes(self._codes[rows], self._table)
         self._scales.multiply_(values, rows)
-        return values
+        return values if self._multiplier == 1 else values.mul_(self._multiplier)
+
+
+@cache
+def _e2m1_table(device: torch.device) -> Tensor:
+    return byte_table(torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=device))
 
 
 def nvfp4_weight(

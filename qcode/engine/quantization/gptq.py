@@ -2,15 +2,18 @@
 
 Inputs come first: neighbouring inputs of one output share a word. With act-order the columns were
 quantised by falling importance, so that each input says in `g_idx` which group is its own.
+Elsewhere `g_idx` holds what everybody knows, and is not read.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from qcode.engine.quantization.bit_packing import WORD_BITS, num_words, unpack
-from qcode.engine.quantization.block_grid import group_index
+from qcode.engine.quantization.block_grid import INDEX_DTYPES, group_index
 from qcode.engine.quantization.scheme import QuantizationScheme
 from qcode.engine.quantization.stored_module import StoredModule
 from qcode.engine.quantization.weight_format import DecodedWeight
@@ -23,31 +26,39 @@ _SCALES = frozenset({torch.float16, torch.bfloat16, torch.float32})
 class GptqWeight(DecodedWeight):
     """W[o, i] = (q[i, o] - z[g_idx[i], o]) * s[g_idx[i], o]."""
 
-    __slots__ = ("_bits", "_g_idx", "_inputs", "_qweight", "_qzeros", "_scales", "_zero_offset")
+    __slots__ = (
+        "_bits",
+        "_groups",
+        "_qweight",
+        "_qzeros",
+        "_scales",
+        "_zero_offset",
+    )
 
     def __init__(
         self,
+        shape: tuple[int, int],
         qweight: Tensor,
         qzeros: Tensor,
         scales: Tensor,
-        g_idx: Tensor,
         *,
         bits: int,
+        groups: int | Tensor,
         zero_offset: int,
     ) -> None:
-        """qweight [W, out] int32, qzeros [groups, V] int32, scales [groups, out], g_idx [in].
+        """`shape` [out, in]; qweight [W, out] int32, qzeros [G, V] int32, scales [G, out].
 
-        A zero point is what `qzeros` holds plus `zero_offset`.
+        `groups` says how many inputs a group has, or is the group of each input [in]. A zero
+        point is what `qzeros` holds plus `zero_offset`.
         """
-        shape = (scales.shape[1], g_idx.shape[0])
-        super().__init__(shape, (qweight, qzeros, scales, g_idx))
+        stored = [qweight, qzeros, scales]
+        super().__init__(shape, stored if isinstance(groups, int) else [*stored, groups])
         self._qweight = qweight
         self._qzeros = qzeros
         self._scales = scales
-        self._g_idx = g_idx
         self._bits = bits
+        self._groups = groups
         self._zero_offset = zero_offset
-        self._inputs = torch.arange(shape[1], device=qweight.device)
 
     def decode(self, rows: slice | Tensor) -> Tensor:
         if isinstance(rows, slice):
@@ -56,11 +67,17 @@ class GptqWeight(DecodedWeight):
         else:
             qweight = self._qweight.index_select(1, rows)
             scales = self._scales.index_select(1, rows)
-        zeros = unpack(self._qzeros, self._bits, rows, dim=1) + self._zero_offset  # [groups, n]
-        values = unpack(qweight, self._bits, self._inputs, dim=0).float()  # [in, n]
-        values.sub_(zeros.index_select(0, self._g_idx))
-        values.mul_(scales.float().index_select(0, self._g_idx))
+        inputs = torch.arange(self._shape[1], device=qweight.device)
+        values = unpack(qweight, self._bits, inputs, dim=0).float()  # [in, n]
+        zeros = unpack(self._qzeros, self._bits, rows, dim=1) + self._zero_offset  # [G, n]
+        values.sub_(self._of_inputs(zeros)).mul_(self._of_inputs(scales.float()))
         return values.t()
+
+    def _of_inputs(self, of_groups: Tensor) -> Tensor:
+        """[G, n] -> [in, n]."""
+        if isinstance(self._groups, int):
+            return of_groups.repeat_interleave(self._groups, 0)[: self._shape[1]]
+        return of_groups.index_select(0, self._groups)
 
 
 def gptq_weight(
@@ -77,20 +94,41 @@ def gptq_weight(
     num_groups = -(-in_features // group_size)
     module.require("qzeros", _INT32, (num_groups, num_words(out_features, bits)))
     module.require("scales", _SCALES, (num_groups, out_features))
-    if "g_idx" in module:
-        g_idx = group_index(module, "g_idx", in_features, num_groups)
-    else:
-        if scheme.reordered:
-            module.require("g_idx", _INT32)
-        g_idx = torch.arange(in_features, dtype=torch.int32, device=module.device) // group_size
+    groups = (
+        group_index(module, "g_idx", in_features, num_groups) if scheme.reordered else group_size
+    )
     return GptqWeight(
+        shape,
         module.read("qweight", _INT32),
         module.read("qzeros", _INT32),
         module.read("scales", _SCALES),
-        g_idx,
         bits=bits,
-        zero_offset=_zero_offset(module, bits, scheme),
+        groups=groups,
+        zero_offset=int(scheme.zeros_minus_one),
     )
+
+
+def scheme_as_stored(module: StoredModule, scheme: QuantizationScheme) -> QuantizationScheme:
+    """`scheme`, corrected by what one of the checkpoint's modules shows.
+
+    Some files are not of the version they claim. Symmetric ones betray it, since their zero points
+    are all the middle of the range, stored as it is or less one. And where columns were reordered,
+    `g_idx` does not just count. Raises CheckpointError.
+    """
+    if scheme.symmetric:
+        bits = min(scheme.num_bits)
+        words = module.require("qzeros", _INT32).read().reshape(1, -1)[:, :bits]
+        first = int(unpack(words, bits, torch.zeros(1, dtype=torch.int64), dim=1))
+        middle = 1 << (bits - 1)
+        if first not in (middle - 1, middle):
+            module.fail("qzeros", f"begins with {first}, not the zero point of symmetric weights")
+        scheme = replace(scheme, zeros_minus_one=first == middle - 1)
+    if "g_idx" in module and not scheme.reordered:
+        index = module.require("g_idx", INDEX_DTYPES).read().long()
+        group_size = _group_size(module, len(index), scheme)
+        counted = torch.arange(len(index)) // group_size
+        scheme = replace(scheme, reordered=not torch.equal(index, counted))
+    return scheme
 
 
 def _num_bits(module: StoredModule, shape: tuple[int, int], scheme: QuantizationScheme) -> int:
@@ -123,19 +161,3 @@ def _group_size(module: StoredModule, in_features: int, scheme: QuantizationSche
             f"is {list(stored)}, which does not fit {in_features} inputs in groups of {given}",
         )
     return fitting[0]
-
-
-def _zero_offset(module: StoredModule, bits: int, scheme: QuantizationScheme) -> int:
-    """Some files are not of the version they claim; symmetric ones betray it.
-
-    Their zero points are all the middle of the range, stored as it is or less one.
-    """
-    declared = int(scheme.zeros_minus_one)
-    if not scheme.symmetric:
-        return declared
-    qzeros = module.require("qzeros", _INT32).read()
-    first = int(unpack(qzeros[:1, :bits], bits, torch.zeros(1, dtype=torch.int64), dim=1))
-    middle = 1 << (bits - 1)
-    if middle - first not in (0, 1):
-        module.fail("qzeros", f"begins with {first}, not the zero point of symmetric weights")
-    return middle - first

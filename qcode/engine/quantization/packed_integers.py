@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -47,8 +49,7 @@ class PackedIntegerWeight(DecodedWeight):
         self._bits = bits
         self._scales = scales
         self._zero_points = zero_points
-        levels = torch.arange(2**bits, device=words.device) - 2.0 ** (bits - 1)
-        self._table = byte_table(levels) if 8 % bits == 0 else None
+        self._table = _signed_table(bits, words.device) if 8 % bits == 0 else None
 
     def decode(self, rows: slice | Tensor) -> Tensor:
         values = self._integers(self._words[rows])
@@ -66,6 +67,11 @@ class PackedIntegerWeight(DecodedWeight):
             return values if values.shape[1] == in_features else values[:, :in_features].clone()
         positions = torch.arange(in_features, device=words.device)
         return unpack(words, self._bits, positions, dim=1).float() - (1 << (self._bits - 1))
+
+
+@cache
+def _signed_table(bits: int, device: torch.device) -> Tensor:
+    return byte_table(torch.arange(2**bits, device=device) - 2.0 ** (bits - 1))
 
 
 def packed_integer_weight(

@@ -26,7 +26,7 @@ class QuantizationScheme:
     zeros_minus_one: bool = False
     """GPTQ: zero points are stored as one less than they are."""
     reordered: bool = False
-    """GPTQ: columns were grouped by importance, so each says which group is its own."""
+    """GPTQ: columns were grouped by importance, so that each says which group is its own."""
 
     @property
     def group_sizes(self) -> frozenset[int]:

@@ -1,10 +1,11 @@
-"""Dense weights and the linear layer over them."""
+"""Dense and packed weights, and the linear layer over them."""
 
 import pytest
 import torch
+from torch import Tensor
 
 from qcode.engine.layers.linear import Linear
-from qcode.engine.quantization.weight_format import DenseWeight
+from qcode.engine.quantization.weight_format import DecodedWeight, DenseWeight, WeightRows
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -43,3 +44,36 @@ def test_rows_and_size() -> None:
     assert weight.shape == (4, 3)
     assert weight.num_bytes == 24
     torch.testing.assert_close(weight.rows(torch.tensor([2, 0])), matrix[[2, 0]])
+
+
+class Ones(DecodedWeight):
+    """Row r holds r; remembers how many rows were decoded at a time."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__((rows, columns), [torch.arange(rows)])
+        self.decoded: list[int] = []
+
+    def decode(self, rows: slice | Tensor) -> Tensor:
+        values = self.stored[0][rows].float()
+        self.decoded.append(len(values))
+        return values[:, None].expand(-1, self.shape[1])
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4])
+def test_packed_rows_are_decoded_some_at_a_time(num_tokens: int) -> None:
+    weight = Ones(300, 16384)
+    product = weight.linear(torch.ones(num_tokens, 16384))
+    expected = (torch.arange(300.0) * 16384).expand(num_tokens, 300)
+    torch.testing.assert_close(product, expected)
+    assert max(weight.decoded) < 100
+    assert sum(weight.decoded) == 300
+
+
+def test_rows_of_a_matrix_that_is_stored_with_others() -> None:
+    whole = Ones(10, 4)
+    weight = WeightRows(whole, 3, 8)
+    assert weight.shape == (5, 4)
+    assert weight.num_bytes == whole.num_bytes // 2
+    assert weight.dequantize()[:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert weight.rows(torch.tensor([4, 0]))[:, 0].tolist() == [7, 3]
+    assert weight.linear(torch.ones(1, 4)).tolist() == [[12, 16, 20, 24, 28]]

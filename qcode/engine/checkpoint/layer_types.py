@@ -43,7 +43,6 @@ def experts_from_gguf(
     fields: Fields, architecture: Architecture, num_layers: int, tensor_names: Collection[str]
 ) -> ExpertsConfig | None:
     """None where every layer has an ordinary MLP; the tensors say which layer has experts."""
-    layers = _layers_with("ffn_gate_inp.weight", num_layers, tensor_names)
     if architecture not in ("qwen3_moe", "qwen3_next"):
         return None
     return ExpertsConfig(
@@ -51,7 +50,7 @@ def experts_from_gguf(
         num_experts_per_token=fields.integer("expert_used_count"),
         intermediate_size=fields.integer("expert_feed_forward_length", high=MAX_WIDTH),
         norm_topk_prob=fields.flag("expert_weights_norm", True),
-        layers=layers,
+        layers=_layers_with("ffn_gate_inp.weight", num_layers, tensor_names),
         shared_intermediate_size=(
             fields.integer("expert_shared_feed_forward_length", low=0, high=MAX_WIDTH)
             if architecture == "qwen3_next"

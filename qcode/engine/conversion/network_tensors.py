@@ -37,7 +37,7 @@ def network_tensors(checkpoint: Checkpoint) -> list[NetworkTensor]:
     """In the order the network asks for them. Reads nothing."""
     noting = _NotingCheckpoint(checkpoint)
     network = Qwen3Next if checkpoint.config.architecture == "qwen3_next" else Qwen3
-    network(noting, dtype=torch.float32, device=torch.device("meta"))
+    network(noting, dtype=torch.float32, device=torch.device("cpu"))
     return list(noting.tensors.values())
 
 
@@ -92,17 +92,25 @@ class _NotingCheckpoint:
 
     def weight(self, name: str, shape: tuple[int, int]) -> Weight:
         self._note(name, shape, "matrix")
-        return DenseWeight(torch.empty(shape, device="meta"))
+        return DenseWeight(_nothing(shape))
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         self._note(name, shape, "values")
-        return torch.empty(shape, dtype=dtype, device="meta")
+        return _nothing(shape, dtype)
 
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
         self._note(name, shape, "experts")
-        return [DenseWeight(expert) for expert in torch.empty(shape, device="meta")]
+        return [DenseWeight(expert) for expert in _nothing(shape)]
 
     def _note(
         self, name: str, shape: tuple[int, ...], kind: Literal["matrix", "experts", "values"]
     ) -> None:
         self.tensors[name] = NetworkTensor(name=name, shape=shape, kind=kind)
+
+
+def _nothing(shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of this shape that takes no memory: all its elements are one.
+
+    torch's meta device would do, but loads a hundred megabytes of code.
+    """
+    return torch.zeros((), dtype=dtype).expand(shape)

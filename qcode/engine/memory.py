@@ -1,12 +1,14 @@
 """How much memory this process may take: what the machine has free, within its container's limit.
 
 Needs no torch, so that every command can ask. A container's limit is that of its control group
-and of every group around it: Linux's cgroup-v2 `memory.max`, or the v1 memory controller.
+and of every group around it: Linux's cgroup-v2 `memory.max`, or the v1 memory controller. The
+process's own limit is that of its data (`ulimit -d`).
 """
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +68,10 @@ def _meminfo(root: Path) -> dict[str, int]:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and unreclaimable use, in bytes, of each control group around this process."""
+    """Limit and unreclaimable use, in bytes, of this process and of each group around it."""
+    data_limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if data_limit != resource.RLIM_INFINITY:
+        yield data_limit, _data_bytes(root)
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -74,6 +79,13 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
             yield from _limits_along(root, _V2, path)
         elif "memory" in controllers.split(","):
             yield from _limits_along(root, _V1, path)
+
+
+def _data_bytes(root: Path) -> int:
+    for line in _read(root / "proc/self/status").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _limits_along(root: Path, version: _Version, path: str) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,13 @@ def test_where_nothing_is_told_the_machine_is_asked(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert 0 < available_bytes() <= total_bytes()
+
+
+def test_a_limit_on_the_data_of_the_process_counts() -> None:
+    """`ulimit -d`, in a process of its own."""
+    command = [sys.executable, "-c", "from qcode.engine.memory import *; print(available_bytes())"]
+    free, limited = (
+        int(subprocess.run([*prefix, *command], capture_output=True, check=True, text=True).stdout)
+        for prefix in ([], ["sh", "-c", 'ulimit -d 100000; exec "$@"', "sh"])
+    )
+    assert 0 < limited < 100_000 * 1024 < free

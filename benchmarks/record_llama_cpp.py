@@ -102,6 +102,11 @@ PROMPTS = {
     '    if not values:\n        raise ValueError("no values")\n'
     "    <|fim_suffix|>\n\n\nprint(mean([1, 2, 4]))\n"
     "<|fim_middle|>",
+    "fill in an expression": "<|fim_prefix|>def add(a, b):\n    return <|fim_suffix|>\n\n\n"
+    "print(add(2, 3))\n<|fim_middle|>",
+    "fill in a line": "<|fim_prefix|>export function average(values: number[]): number {\n"
+    "  let total = 0;\n  for (const value of values) {\n    <|fim_suffix|>\n  }\n"
+    "  return total / values.length;\n}\n<|fim_middle|>",
     "prose": "The lighthouse keeper had not spoken to anyone for three weeks when",
     "other scripts": "Die Straße führt über die Brücke nach Köln. 这座桥很老。 Übersetzung: “",
     "write code": chat("You are a helpful assistant.", "Write is_prime(n) in Python."),

@@ -34,7 +34,8 @@ from qcode.protocol.messages import (
     ReasoningBlock,
     ToolCall,
 )
-from qcode.wire.openai_chat import StreamDecoder, encode_request
+from qcode.wire.openai_chat import StreamDecoder
+from qcode.wire.openai_request import encode_request
 
 if TYPE_CHECKING:
     import httpx

@@ -13,6 +13,7 @@ from qcode.protocol.errors import InvalidResponse
 from qcode.protocol.messages import ToolCall
 
 _MAX_ARGUMENTS = 1 << 20
+_MAX_CALLS = 64
 _MARKS = re.compile(r'\\.|["{}\[\]]|\\$', re.DOTALL)
 
 
@@ -84,7 +85,8 @@ class ToolCallStream:
         return bool(self._calls)
 
     def feed(self, items: Sequence[Mapping[str, object]]) -> Iterator[ToolCallDelta]:
-        """The `tool_calls` of one delta. Raises InvalidResponse: arguments without end."""
+        """The `tool_calls` of one delta. Raises InvalidResponse: arguments or calls without
+        end."""
         before = len(self._calls)
         for position, item in enumerate(items):
             found = item.get("function")
@@ -158,6 +160,8 @@ class ToolCallStream:
         return self._calls[-1] if self._calls else None
 
     def _begin(self, own_id: str, index: int | None) -> _Call:
+        if len(self._calls) == _MAX_CALLS:
+            raise InvalidResponse(f"the model made more than {_MAX_CALLS} tool calls at once")
         call = _Call(number=len(self._calls), id=own_id or self._new_id(), has_own_id=bool(own_id))
         self._calls.append(call)
         self._by_id[call.id] = call

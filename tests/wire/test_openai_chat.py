@@ -24,6 +24,7 @@ from qcode.protocol.errors import (
 from qcode.protocol.messages import (
     AssistantMessage,
     Message,
+    ReasoningBlock,
     TextBlock,
     ToolCall,
     ToolMessage,
@@ -32,8 +33,9 @@ from qcode.protocol.messages import (
 )
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
-from qcode.wire.openai_chat import StreamDecoder, StreamEncoder, decode_request, encode_request
+from qcode.wire.openai_chat import StreamDecoder, StreamEncoder
 from qcode.wire.openai_errors import error_from_payload
+from qcode.wire.openai_request import Dialect, decode_request, encode_request
 from qcode.wire.tool_call_stream import ToolCallStream
 
 # Requests
@@ -493,3 +495,88 @@ def test_errors_are_told_apart(
 def test_an_error_in_the_stream_is_raised() -> None:
     with pytest.raises(BackendUnavailable, match="boom"):
         StreamDecoder().feed({"error": {"message": "boom"}})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "boom", "code": 500},
+        {"error": "boom"},
+        {"choices": [{"delta": {"content": ""}, "error": {"code": 502, "message": "boom"}}]},
+        {"choices": [{"delta": {}, "finish_reason": "error"}]},
+        {"choices": [{"delta": {}, "finish_reason": "abort"}]},
+    ],
+)
+def test_an_answer_that_failed_is_not_taken_for_one_that_ended(event: dict[str, Any]) -> None:
+    with pytest.raises(BackendUnavailable):
+        StreamDecoder().feed(event)
+
+
+# Dialects
+
+THOUGHT = AssistantMessage(
+    blocks=(ReasoningBlock(text="hm"), ToolCall(id="c", name="f", arguments="{}")),
+    stop_reason="tool_calls",
+    model="m",
+)
+SILENT = AssistantMessage(
+    blocks=(ToolCall(id="d", name="f", arguments="{}"),), stop_reason="tool_calls", model="m"
+)
+PLAIN = AssistantMessage(blocks=(TextBlock(text="x"),), stop_reason="end", model="m")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"),
+    [
+        (Dialect(), [{}, {}, {}]),
+        (Dialect(reasoning_field="reasoning"), [{"reasoning": "hm"}, {}, {}]),
+        (Dialect(reasoning_field="reasoning_content", reasoning="drop"), [{}, {}, {}]),
+        (
+            Dialect(reasoning="require"),
+            [{"reasoning_content": "hm"}, {"reasoning_content": ""}, {}],
+        ),
+        (
+            Dialect(reasoning="require", reasoning_field="reasoning"),
+            [{"reasoning": "hm"}, {"reasoning": ""}, {}],
+        ),
+    ],
+)
+def test_thinking_goes_back_as_the_server_wants_it(dialect: Dialect, expected: object) -> None:
+    request = ChatRequest(system="", messages=(THOUGHT, SILENT, PLAIN))
+    body: Any = encode_request(request, model="m", dialect=dialect)
+    fields = ("reasoning", "reasoning_content")
+    assert [
+        {key: message[key] for key in fields if key in message} for message in body["messages"]
+    ] == expected
+
+
+def test_what_a_server_refuses_is_left_out() -> None:
+    tool = ToolSpec(name="f", description="", schema={})
+    request = ChatRequest(
+        system="",
+        messages=(UserMessage(content="hi"),),
+        tools=(tool,),
+        sampling=SamplingParams(max_tokens=9, top_k=5, temperature=0.5),
+    )
+    dialect = Dialect(
+        max_tokens_field="max_completion_tokens",
+        single_calls=True,
+        omitted=frozenset({"top_k", "stream_options"}),
+    )
+    body = encode_request(request, model="m", dialect=dialect)
+    assert body.keys() == {
+        "model",
+        "messages",
+        "stream",
+        "tools",
+        "parallel_tool_calls",
+        "temperature",
+        "max_completion_tokens",
+    }
+    assert body["parallel_tool_calls"] is False
+
+
+def test_more_calls_than_a_turn_may_hold_are_refused() -> None:
+    calls = [{"index": n, "id": f"c{n}", "function": {"name": "f"}} for n in range(65)]
+    with pytest.raises(InvalidResponse, match="64"):
+        list(ToolCallStream().feed(calls))

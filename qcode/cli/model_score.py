@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qcode.cli.exit_codes import BadInput
+from qcode.cli.exit_codes import INTERRUPTED, BadInput
 from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.logs import configure_logging
@@ -68,7 +68,11 @@ def score(
     if len(ids) < 2:
         raise BadInput(f"The text has {len(ids)} tokens; at least 2 are needed.")
     began_s = time.monotonic()
-    total = math.fsum(_negative_log_likelihoods(engine, ids, progress))
+    try:
+        total = -math.fsum(_log_probabilities(engine, ids, progress))
+    except KeyboardInterrupt:
+        progress.line("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
     seconds = time.monotonic() - began_s
     progress.clear_live()
     mean = total / (len(ids) - 1)
@@ -90,14 +94,17 @@ def score(
     progress.line(f"{len(ids) / seconds:,.0f} tokens/s")
 
 
-def _negative_log_likelihoods(
-    engine: Engine, ids: Sequence[int], progress: Progress
-) -> Iterator[float]:
+def _log_probabilities(engine: Engine, ids: Sequence[int], progress: Progress) -> Iterator[float]:
     for start, end, first_new in windows(len(ids), engine.context_window):
-        progress.live_line(f"scoring: {first_new:,} of {len(ids):,} tokens")
-        scores = engine.score(ids[start:end])
+        engine.submit_score(ids[start:end])
+        scores: list[float] = []
+        while engine.has_work:
+            for output in engine.step():
+                scores += output.scores
+            done = max(first_new, start + len(scores))
+            progress.live_line(f"scoring: {done:,} of {len(ids):,} tokens")
         # scores[i] is that of token start + i + 1.
-        yield from (-value for value in scores[first_new - start - 1 :])
+        yield from scores[first_new - start - 1 :]
 
 
 def windows(num_tokens: int, context_window: int) -> Iterator[tuple[int, int, int]]:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.models import TESTS
 from benchmarks.models.architectures import check_checkpoint
+from benchmarks.models.real_files import file_names
 from qcode.engine.checkpoint.config import config_from_json
 from qcode.engine.model_config import ModelConfig
 
@@ -44,6 +45,13 @@ class PublishedModel:
     @property
     def title(self) -> str:
         return self.model.partition("/")[2]
+
+    @property
+    def has_real_weights(self) -> bool:
+        """Whether a file of it is run beside llama.cpp."""
+        return any(
+            self.title.lower().startswith(file.removesuffix(".gguf")) for file in file_names()
+        )
 
     def parsed(self) -> ModelConfig:
         config = dict(self.config)

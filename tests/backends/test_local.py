@@ -163,6 +163,58 @@ async def test_a_stop_string_may_begin_in_the_prefix(backend: LocalBackend) -> N
     assert (await complete(backend, request)).message.text == text[: text.find(stop)]
 
 
+async def completion(
+    backend: LocalBackend, prefix: str, suffix: str | None, sampling: SamplingParams
+) -> Completed:
+    async with aclosing(backend.complete(prefix, suffix, sampling)) as chunks:
+        *body, completed = [chunk async for chunk in chunks]
+    assert isinstance(completed, Completed)
+    deltas = [chunk.text for chunk in body if isinstance(chunk, TextDelta)]
+    assert "".join(deltas) == completed.message.text
+    return completed
+
+
+async def test_plain_text_is_continued_without_a_conversation(backend: LocalBackend) -> None:
+    engine = await backend.start().engine()
+    prompt = engine.loaded.tokenizer.encode("for index")
+    tokens: list[int] = []
+    async with aclosing(backend.start().generate(prompt, GREEDY)) as outputs:
+        async for output in outputs:
+            tokens += output.token_ids
+
+    completed = await completion(backend, "for index", None, GREEDY)
+
+    assert completed.message.text == engine.loaded.tokenizer.decode(tokens)
+    assert completed.message.usage.input_tokens == len(prompt)
+    assert completed.message.stop_reason == "max_tokens"
+
+
+async def test_a_stop_string_ends_plain_text_too(backend: LocalBackend) -> None:
+    whole = (await completion(backend, "for index", None, GREEDY)).message.text
+    stop = whole[6:9]
+
+    stopped = await completion(backend, "for index", None, replace(GREEDY, stop=(stop,)))
+
+    assert stopped.message.text == whole[: whole.find(stop)]
+    assert stopped.message.stop_reason == "end"
+
+
+async def test_a_model_without_the_markup_cannot_fill_in_the_middle(backend: LocalBackend) -> None:
+    with pytest.raises(EngineError, match="fim_prefix"):
+        await completion(backend, "def f():", "return x", GREEDY)
+
+
+async def test_logprobs_come_as_the_trace(backend: LocalBackend) -> None:
+    traced = await complete(backend, shaped(trace=True))
+
+    asked = await complete(backend, replace(REQUEST, sampling=replace(GREEDY, logprobs=0)))
+
+    assert [item.token_id for item in asked.trace] == [item.token_id for item in traced.trace]
+    for item, expected in zip(asked.trace, traced.trace, strict=True):
+        assert item.probability == pytest.approx(expected.probability)
+        assert item.runner_up_text == expected.runner_up_text
+
+
 async def test_offered_tools_are_called_as_their_schemas_say(backend: LocalBackend) -> None:
     schema = {
         "type": "object",

@@ -77,6 +77,39 @@ async def test_two_streams_run_at_once(engine: AsyncEngine) -> None:
     assert ids[0] == alone[0][1:]
 
 
+async def test_scores_are_those_of_the_engine_beside_an_answer(
+    engine: AsyncEngine, checkpoint: Path
+) -> None:
+    ids = list(range(100, 160))
+    expected = Engine.load(checkpoint, OPTIONS).score(ids)
+
+    async with aclosing(engine.generate(PROMPT, ENDLESS)) as outputs:
+        await anext(outputs)
+        scores = await engine.score(ids)
+        await anext(outputs)
+
+    assert scores == pytest.approx(expected, abs=1e-4)
+    assert await all_blocks_are_free(engine)
+
+
+async def test_a_text_that_cannot_be_scored_is_an_error_of_its_own(engine: AsyncEngine) -> None:
+    with pytest.raises(EngineError, match="two tokens"):
+        await engine.score([1])
+
+    assert len(await engine.score([1, 2, 3])) == 2
+
+
+async def test_cancelling_a_score_aborts(engine: AsyncEngine) -> None:
+    await engine.engine()
+    task = asyncio.create_task(engine.score(list(range(300))))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await all_blocks_are_free(engine)
+
+
 async def test_closing_the_generator_early_aborts(engine: AsyncEngine) -> None:
     async with aclosing(engine.generate(PROMPT, ENDLESS)) as outputs:
         await anext(outputs)

@@ -169,10 +169,12 @@ def _memory(facts: ModelFacts) -> Iterator[Text | Table]:
         table.add_column(names, justify="right")
     table.add_column("")
     rows = {window: [item for _, item in _columns(facts, window)] for window in facts.windows}
+    all_fit = all(item.fits for items in rows.values() for item in items)
     for window, items in rows.items():
         kind = Text(_kind(facts.config, window), "dim")
-        table.add_row(window_text(window), *map(_total, items), kind)
-    if all(item.fits for items in rows.values() for item in items):
+        cells = [_total(item, marked=not all_fit) for item in items]
+        table.add_row(window_text(window), *cells, kind)
+    if all_fit:
         yield table
         return
     longest = [item.largest_context_window for item in rows[facts.config.context_window]]
@@ -180,11 +182,15 @@ def _memory(facts: ModelFacts) -> Iterator[Text | Table]:
         table.add_row("longest", *(f"{tokens:,}  " for tokens in longest), Text("tokens", "dim"))
     yield table
     yield Text(f"{_TOO_LARGE} more than is free", "dim")
+    if facts.config.experts and sum(facts.formats.values()) > free:
+        yield Text("Experts are read from disk as they are needed: it runs, but slowly.", "dim")
 
 
-def _total(item: MemoryBudget) -> Text:
+def _total(item: MemoryBudget, *, marked: bool) -> Text:
     text = bytes_text(item.total_bytes)
-    return Text(f"{text}  ") if item.fits else Text(f"{text} {_TOO_LARGE}", "dim")
+    if not item.fits:
+        return Text(f"{text} {_TOO_LARGE}", "dim")
+    return Text(f"{text}  " if marked else text)
 
 
 def _kind(config: ModelConfig, window: int) -> str:

@@ -4,6 +4,7 @@ decodes."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -131,6 +132,11 @@ def _encode_sampling(sampling: SamplingParams, dialect: Dialect) -> JsonObject:
         "seed": sampling.seed,
         dialect.max_tokens_field: sampling.max_tokens,
         "stop": list(sampling.stop) or None,
+        "stop_token_ids": list(sampling.stop_ids) or None,
+        "ignore_eos": sampling.ignore_eos or None,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
+        "logprobs": True if sampling.logprobs is not None else None,
+        "top_logprobs": sampling.logprobs,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -246,7 +252,36 @@ def _decode_sampling(body: JsonObject) -> SamplingParams:
         seed=_integer(body, "seed"),
         max_tokens=max_tokens if max_tokens is not None else _integer(body, "max_tokens"),
         stop=tuple(str(text) for text in stops),
+        stop_ids=_stop_ids(body),
+        ignore_eos=body.get("ignore_eos") is True,
+        logit_bias=_logit_bias(body),
+        logprobs=(_integer(body, "top_logprobs") or 0) if body.get("logprobs") is True else None,
     )
+
+
+def _stop_ids(body: JsonObject) -> tuple[int, ...]:
+    ids = body.get("stop_token_ids")
+    if ids is None:
+        return ()
+    if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+        raise PeerError("stop_token_ids must be a list of token ids")
+    return tuple(ids)
+
+
+def _logit_bias(body: JsonObject) -> tuple[tuple[int, float], ...]:
+    """JSON has strings for keys: {"1734": -100}."""
+    biases = body.get("logit_bias")
+    if biases is None:
+        return ()
+    if not isinstance(biases, dict):
+        raise PeerError("logit_bias must be an object of token ids and numbers")
+    pairs = []
+    for token in biases:
+        bias = _number(biases, token)
+        if bias is None or not re.fullmatch(r"[0-9]{1,9}", token):
+            raise PeerError("logit_bias must be an object of token ids and numbers")
+        pairs.append((int(token), float(bias)))
+    return tuple(pairs)
 
 
 def _number(body: JsonObject, key: str) -> float | None:

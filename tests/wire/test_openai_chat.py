@@ -81,7 +81,16 @@ requests = st.builds(
         top_k=st.none() | st.integers(1, 50),
         seed=st.none() | st.integers(0, 99),
         max_tokens=st.none() | st.integers(1, 99),
+        min_p=st.none() | st.floats(0, 1),
+        presence_penalty=st.none() | st.floats(-2, 2),
+        frequency_penalty=st.none() | st.floats(-2, 2),
+        logit_bias=st.dictionaries(st.integers(0, 10**6), st.floats(-100, 100), max_size=2).map(
+            lambda biases: tuple(biases.items())
+        ),
         stop=st.lists(st.text(min_size=1, max_size=3), max_size=2).map(tuple),
+        stop_ids=st.lists(st.integers(0, 10**6), max_size=2).map(tuple),
+        ignore_eos=st.booleans(),
+        logprobs=st.none() | st.integers(0, 20),
     ),
 )
 
@@ -153,6 +162,11 @@ def test_requests_of_other_clients_are_read() -> None:
         {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
         {"messages": [{"role": "user", "content": "x"}], "temperature": "hot"},
         {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1.5},
+        {"messages": [{"role": "user", "content": "x"}], "logit_bias": [5]},
+        {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"five": 1}},
+        {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"9" * 5000: 1}},
+        {"messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": None}},
+        {"messages": [{"role": "user", "content": "x"}], "stop_token_ids": ["<eos>"]},
         {"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "f"}]},
     ],
 )

@@ -1,14 +1,14 @@
-"""HTTP to a model endpoint: limits, timers and server-sent events. Nothing else imports httpx."""
+"""HTTP to a model endpoint: timers, limits and failures. Nothing else sends requests."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import ipaddress
+import functools
 import json
+import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -16,15 +16,22 @@ from typing import TypeVar
 
 import httpx
 
-from qcode.backends.retry import Failure
+from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
+from qcode.backends.retry import MAX_RETRY_AFTER_S, Failure
+from qcode.backends.server_events import (
+    ACCEPTED_ENCODINGS,
+    MAX_RESPONSE_BYTES,
+    EventReader,
+    body_pieces,
+    json_object,
+)
 from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse
 from qcode.wire.openai_errors import error_from_payload
 
-MAX_RESPONSE_BYTES = 64 << 20
-MAX_LINE_CHARACTERS = 1 << 20
 MAX_ERROR_BYTES = 64 << 10
 _MAX_MALFORMED = 3
 _MAX_SAID = 300
+_MIN_SECRET = 6  # shorter header values are words, and would be struck out of every message
 _USER_AGENT = "qcode"
 
 _T = TypeVar("_T")
@@ -32,8 +39,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timers:
-    """Seconds. `first_token_s` runs from the request to the first data of its answer, `idle_s`
-    from one piece of data to the next; comments that keep a connection alive are not data."""
+    """Seconds. `first_token_s` runs from the request to the first output of the model, `idle_s`
+    from one event to the next after it; comments that keep a connection alive are no events, and
+    an event without output does not end the wait for the first. There is no limit on how long an
+    answer takes as long as it goes on, but for `total_s`."""
 
     connect_s: float = 10.0
     first_token_s: float = 120.0
@@ -41,8 +50,9 @@ class Timers:
     total_s: float = 1800.0
 
 
-LOCAL_TIMERS = Timers(first_token_s=300.0)
-"""A server on this machine may read a long prompt for minutes."""
+LOCAL_TIMERS = Timers(first_token_s=300.0, idle_s=300.0)
+"""A server on this machine may read a long prompt for minutes, and hold a call back for as long
+until it is written whole."""
 
 
 class RequestFailed(Exception):
@@ -55,7 +65,8 @@ class RequestFailed(Exception):
 
 
 class ChatEndpoint:
-    """One base URL, `.../v1`. The key is sent to it alone and appears in no message."""
+    """One base URL, `.../v1`. The key and the values of `headers` are sent to it alone and appear
+    in no message."""
 
     def __init__(
         self,
@@ -66,33 +77,42 @@ class ChatEndpoint:
         timers: Timers | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url = normalise_base_url(base_url)
-        self._key = api_key or ""
-        loopback = is_loopback(self._url)
-        self._timers = timers or (LOCAL_TIMERS if loopback else Timers())
-        sent = {"User-Agent": _USER_AGENT}
-        if self._key:
-            sent["Authorization"] = f"Bearer {self._key}"
+        self.url = normalise_base_url(base_url)
+        self.is_local = is_loopback(self.url)
+        self._secrets = [value for value in (headers or {}).values() if len(value) >= _MIN_SECRET]
+        if api_key:
+            self._secrets.append(api_key)
+        self._timers = timers or (LOCAL_TIMERS if self.is_local else Timers())
+        sent = {"User-Agent": _USER_AGENT, "Accept-Encoding": ACCEPTED_ENCODINGS}
+        if api_key:
+            sent["Authorization"] = f"Bearer {api_key}"
         sent.update(headers or {})
         self._client = httpx.AsyncClient(
             headers=sent,
             timeout=httpx.Timeout(None, connect=self._timers.connect_s),
-            trust_env=not loopback,  # a proxy has no business between us and this machine
+            trust_env=not self.is_local,  # a proxy has no business between us and this machine
             follow_redirects=False,
             transport=transport,
+            verify=_certificates() if self.url.scheme == "https" else _no_certificates(),
         )
 
     @property
     def shown_url(self) -> str:
-        """The URL without what may be secret in it."""
-        return str(self._url.copy_with(username=None, password=None, query=None))
+        return without_secrets(self.url)
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
     async def get_json(self, path: str) -> object:
-        """Raises RequestFailed."""
-        request = self._client.build_request("GET", self._at(path))
+        """What the server answers at a path below the base URL, or below its root if `path`
+        begins with a slash. Raises RequestFailed."""
+        return await self._json(self._client.build_request("GET", self._at(path)))
+
+    async def post_json(self, path: str, body: Mapping[str, object]) -> object:
+        """As `get_json`."""
+        return await self._json(self._client.build_request("POST", self._at(path), json=dict(body)))
+
+    async def _json(self, request: httpx.Request) -> object:
         response = await self._send(request, time.monotonic() + self._timers.idle_s)
         try:
             return await self._read_json(response, MAX_RESPONSE_BYTES)
@@ -100,14 +120,18 @@ class ChatEndpoint:
             await response.aclose()
 
     async def post_events(
-        self, path: str, body: Mapping[str, object]
+        self,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        has_output: Callable[[Mapping[str, object]], bool] = bool,
     ) -> AsyncGenerator[dict[str, object] | None, None]:
         """The JSON of each event; None for the event that ends the stream. A server that does not
-        stream gives its whole answer as one event. Raises RequestFailed."""
+        stream gives its whole answer as one event. `has_output` tells the events that end the
+        wait for the first token. Raises RequestFailed."""
         start = time.monotonic()
-        first_token = start + self._timers.first_token_s
         request = self._client.build_request("POST", self._at(path), json=dict(body))
-        response = await self._send(request, first_token)
+        response = await self._send(request, start + self._timers.first_token_s)
         try:
             if "json" in response.headers.get("content-type", ""):
                 payload = await self._read_json(response, MAX_RESPONSE_BYTES)
@@ -116,14 +140,15 @@ class ChatEndpoint:
                 yield payload
                 yield None
                 return
-            async with aclosing(self._events(response, first_token, start)) as events:
+            async with aclosing(self._events(response, has_output, start)) as events:
                 async for event in events:
                     yield event
         finally:
             await response.aclose()
 
     def _at(self, path: str) -> httpx.URL:
-        return self._url.copy_with(path=f"{self._url.path.rstrip('/')}/{path}")
+        below = "" if path.startswith("/") else self.url.path.rstrip("/") + "/"
+        return self.url.copy_with(path=below + path)
 
     async def _send(self, request: httpx.Request, deadline: float) -> httpx.Response:
         try:
@@ -140,38 +165,51 @@ class ChatEndpoint:
             await response.aclose()
 
     async def _events(
-        self, response: httpx.Response, deadline: float, start: float
+        self,
+        response: httpx.Response,
+        has_output: Callable[[Mapping[str, object]], bool],
+        start: float,
     ) -> AsyncGenerator[dict[str, object] | None, None]:
         malformed = 0
+        begun = False
+        deadline = start + self._timers.first_token_s
         end = start + self._timers.total_s
-        events = _EventReader()
-        async with aclosing(_chunks(response)) as chunks:
-            chunk: bytes | None = b""
-            while chunk is not None:
-                chunk = await self._next_chunk(chunks, min(deadline, end))
-                for data in self._decode(events, chunk):
-                    deadline = time.monotonic() + self._timers.idle_s
+        reader = EventReader()
+        async with aclosing(body_pieces(response)) as pieces:
+            piece: bytes | None = b""
+            while piece is not None:
+                piece = await self._next_piece(pieces, deadline, end)
+                for data in self._decode(reader, piece):
                     if data == "[DONE]":
                         yield None
                         return
-                    event = _json_object(data)
+                    event = json_object(data)
                     malformed = 0 if event is not None else malformed + 1
                     if malformed == _MAX_MALFORMED:
                         raise self._broken("sent events that are not JSON")
-                    if event is not None:
-                        yield event
+                    if event is None:
+                        continue
+                    begun = begun or has_output(event)
+                    if begun:
+                        deadline = time.monotonic() + self._timers.idle_s
+                    yield event
 
-    def _decode(self, events: _EventReader, chunk: bytes | None) -> Iterator[str]:
+    def _decode(self, reader: EventReader, piece: bytes | None) -> Iterator[str]:
         try:
             # A last event may lack the empty line that should end it.
-            yield from events.feed(b"\n\n" if chunk is None else chunk)
+            yield from reader.feed(b"\n\n" if piece is None else piece)
         except ValueError as error:
             raise self._final(str(error)) from error
 
-    async def _next_chunk(self, chunks: AsyncIterator[bytes], deadline: float) -> bytes | None:
+    async def _next_piece(
+        self, pieces: AsyncIterator[bytes], deadline: float, end: float
+    ) -> bytes | None:
         try:
-            return await _until(deadline, anext(chunks, None))
+            return await _until(min(deadline, end), anext(pieces, None))
         except TimeoutError as error:
+            if time.monotonic() >= end:
+                minutes = f"{self._timers.total_s / 60:.0f} minutes"
+                raise self._final(f"was still answering after {minutes}", hint="") from error
             raise self._broken("stopped sending") from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise self._broken("broke off its answer") from error
@@ -186,14 +224,16 @@ class ChatEndpoint:
             raise self._final("answered with something that is not JSON") from error
 
     async def _read_text(self, response: httpx.Response, limit: int) -> str:
+        """No more than `limit` bytes of it, and one piece."""
         parts = bytearray()
-        async with aclosing(_chunks(response)) as chunks:
+        end = time.monotonic() + self._timers.total_s
+        async with aclosing(body_pieces(response)) as pieces:
             while True:
                 deadline = time.monotonic() + self._timers.first_token_s
-                chunk = await self._next_chunk(chunks, deadline)
-                if chunk is None or len(parts) > limit:
+                piece = await self._next_piece(pieces, deadline, end)
+                if piece is None or len(parts) > limit:
                     return parts.decode("utf-8", errors="replace")
-                parts += chunk
+                parts += piece
 
     # Failures
 
@@ -206,89 +246,63 @@ class ChatEndpoint:
             text = await self._read_text(response, MAX_ERROR_BYTES)
         except RequestFailed:
             text = ""
-        payload: object = _json_object(text) or {"error": text.strip()}
+        payload: object = json_object(text) or {"error": text.strip()}
         error = error_from_payload(payload, status=status, retry_after_s=retry_after_s)
         said = self.redact(error.message)
         error.message = f"{self.shown_url} answered {status}: {said}"
         error.args = (error.message,)
-        error.hint = _status_hint(status, error)
+        error.hint = _status_hint(status, error, retry_after_s)
         return RequestFailed(failure, error)
 
     def redact(self, text: str) -> str:
-        """What a server said, on one short line and without the key, should it echo it."""
-        if self._key:
-            text = text.replace(self._key, "***")
+        """What a server said, on one short line and without the secrets, should it echo them."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         text = " ".join(text.split())
         return text if len(text) <= _MAX_SAID else text[: _MAX_SAID - 1] + "…"
 
     def _unreachable(self, error: Exception) -> RequestFailed:
-        if _has_cause(error, ssl.SSLError):
-            return RequestFailed(
-                Failure(kind="final"),
-                BackendUnavailable(
-                    f"no secure connection to {self.shown_url}: {self.redact(str(error))}",
-                    "check the URL's scheme and the certificate",
-                ),
-            )
+        if _caused_by(error, ssl.SSLError):
+            message = f"no secure connection to {self.shown_url}: {self.redact(str(error))}"
+            hint = "check the URL's scheme and the certificate"
+            return RequestFailed(Failure(kind="final"), BackendUnavailable(message, hint))
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             return self._final("cannot be asked: " + self.redact(str(error)))
-        if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
-            closed = BackendUnavailable(f"{self.shown_url} closed the connection unanswered")
-            return RequestFailed(Failure(kind="connect"), closed)
         message = f"nothing answers at {self.shown_url}: is the server running?"
         hint = "start it, or set another --base-url"
+        if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+            message, hint = f"{self.shown_url} closed the connection unanswered", ""
+        elif isinstance(error, httpx.ProxyError):
+            message = f"the proxy did not lead to {self.shown_url}: {self.redact(str(error))}"
+            hint = "check HTTPS_PROXY and NO_PROXY"
+        elif _caused_by(error, socket.gaierror):
+            message = f"the name {self.url.host} of {self.shown_url} cannot be resolved"
+            hint = "check its spelling, and the network"
         return RequestFailed(Failure(kind="connect"), BackendUnavailable(message, hint))
 
     def _broken(self, what: str) -> RequestFailed:
         message = f"{self.shown_url} {what}"
         return RequestFailed(Failure(kind="broken"), BackendUnavailable(message))
 
-    def _final(self, what: str) -> RequestFailed:
+    def _final(
+        self,
+        what: str,
+        hint: str = "check that the base URL is that of an OpenAI-compatible server",
+    ) -> RequestFailed:
         message = f"{self.shown_url} {what}"
-        hint = "check that the base URL is that of an OpenAI-compatible server"
         return RequestFailed(Failure(kind="final"), InvalidResponse(message, hint))
 
 
-class _EventReader:
-    """Bytes in any pieces -> the data of whole events (WHATWG HTML, "server-sent events"; names,
-    ids and retry times of events are not used here). Raises ValueError past the limits."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._data: list[str] = []
-        self._line = ""
-        self._after_return = False
-        self._num_bytes = 0
-
-    def feed(self, chunk: bytes) -> Iterator[str]:
-        self._num_bytes += len(chunk)
-        if self._num_bytes > MAX_RESPONSE_BYTES:
-            raise ValueError("sent more than 64 MiB")
-        text = self._decoder.decode(chunk)
-        if self._after_return and text.startswith("\n"):
-            text = text[1:]  # the second half of a line end that was split
-        if text:
-            self._after_return = text.endswith("\r")
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for line in lines[:-1]:
-            self._take_line(self._line + line)
-            if not (self._line or line) and self._data:
-                yield "\n".join(self._data)
-                self._data.clear()
-            self._line = ""
-        self._line += lines[-1]
-        if len(self._line) > MAX_LINE_CHARACTERS:
-            raise ValueError("sent a line of more than 1 MiB")
-
-    def _take_line(self, line: str) -> None:
-        name, _, value = line.partition(":")
-        if name == "data":
-            self._data.append(value.removeprefix(" "))
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
-async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    async for chunk in response.aiter_bytes():
-        yield chunk
+@functools.cache
+def _no_certificates() -> ssl.SSLContext:
+    """Trusts nobody. For http:// alone, where reading the certificates would be a waste of the
+    time until the first request."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:
@@ -296,15 +310,7 @@ async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:
         return await awaitable
 
 
-def _json_object(text: str) -> dict[str, object] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, kind):
@@ -313,7 +319,9 @@ def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
     return False
 
 
-def _status_hint(status: int, error: BackendError) -> str:
+def _status_hint(status: int, error: BackendError, retry_after_s: float | None) -> str:
+    if retry_after_s is not None and retry_after_s > MAX_RETRY_AFTER_S:
+        return f"the server asks to wait {retry_after_s / 60:.0f} minutes: try again then"
     if status in (401, 403):
         return "check the API key"
     if status == 404:
@@ -321,37 +329,6 @@ def _status_hint(status: int, error: BackendError) -> str:
     if 300 <= status < 400:
         return "the server redirects elsewhere: use the final address as the base URL"
     return error.hint
-
-
-def normalise_base_url(text: str) -> httpx.URL:
-    """The URL that `chat/completions` is appended to. A bare host gets `/v1`, and a scheme:
-    http on this machine, https elsewhere. Raises InvalidResponse."""
-    text = text.strip()
-    if "://" not in text:
-        host = text.partition("/")[0].rpartition(":")
-        scheme = "http" if _is_loopback_host((host[0] or host[2]).strip("[]")) else "https"
-        text = f"{scheme}://{text}"
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise InvalidResponse(f"{text!r} is not a base URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidResponse(f"{text!r} is not the base URL of a server")
-    path = url.path.rstrip("/").removesuffix("/chat/completions")
-    return url.copy_with(path=path or "/v1", fragment=None)
-
-
-def is_loopback(url: httpx.URL) -> bool:
-    return _is_loopback_host(url.host)
-
-
-def _is_loopback_host(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Literal
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 60.0
-_MAX_RETRY_AFTER_S = 120.0
+MAX_RETRY_AFTER_S = 120.0
 _MAX_TRIES = 6
 _MAX_BREAKS = 2
 
@@ -45,7 +45,7 @@ def retry_wait_s(
         return None
     asked_s = failure.retry_after_s
     if asked_s is not None and asked_s > 0:
-        return asked_s if asked_s <= _MAX_RETRY_AFTER_S else None
+        return asked_s if asked_s <= MAX_RETRY_AFTER_S else None
     longest_s: float = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2 ** (tries - 1))
     return jitter() * longest_s
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from hollow_checkpoint import write_hollow_safetensors
 from random_checkpoint import (
     FAMILIES,
     Family,
@@ -322,52 +323,17 @@ def test_an_error_in_between_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_told_before(tmp_path: Path) -> None:
     """A model of half of what is free, in 16 bits, does not fit in 32."""
-    source = write_safetensors(tmp_path / "source")
-    config = json.loads((source / "config.json").read_text())
     hidden, free = 2**16, shutil.disk_usage(tmp_path).free
-    num_layers = 64
-    config |= {"hidden_size": hidden, "num_hidden_layers": num_layers, "tie_word_embeddings": True}
-    config |= {"intermediate_size": free // 4 // num_layers // 3 // hidden + 1}
-    (source / "config.json").write_text(json.dumps(config))
-    write_hole(source / "model.safetensors", random_shapes(config, config["vocab_size"]))
+    source = write_hollow_safetensors(
+        tmp_path / "source",
+        hidden_size=hidden,
+        num_hidden_layers=64,
+        intermediate_size=free // 4 // 64 // 3 // hidden + 1,
+        tie_word_embeddings=True,
+    )
     with pytest.raises(EngineError, match=r"not enough disk space .* GB needed"):
         quantize_checkpoint(source, tmp_path / "out.gguf", "f32")
     assert left_in(tmp_path) == {"source"}
-
-
-def random_shapes(config: dict[str, int], vocab: int) -> dict[str, list[int]]:
-    """Of a dense Qwen3 network."""
-    hidden, wide, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    query, key = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    shapes = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
-    for layer in range(config["num_hidden_layers"]):
-        name = f"model.layers.{layer}"
-        shapes |= {
-            f"{name}.input_layernorm.weight": [hidden],
-            f"{name}.post_attention_layernorm.weight": [hidden],
-            f"{name}.self_attn.q_proj.weight": [query, hidden],
-            f"{name}.self_attn.k_proj.weight": [key, hidden],
-            f"{name}.self_attn.v_proj.weight": [key, hidden],
-            f"{name}.self_attn.o_proj.weight": [hidden, query],
-            f"{name}.self_attn.q_norm.weight": [head],
-            f"{name}.self_attn.k_norm.weight": [head],
-            f"{name}.mlp.gate_proj.weight": [wide, hidden],
-            f"{name}.mlp.up_proj.weight": [wide, hidden],
-            f"{name}.mlp.down_proj.weight": [hidden, wide],
-        }
-    return shapes
-
-
-def write_hole(path: Path, shapes: dict[str, list[int]]) -> None:
-    """A safetensors file of zeros that takes no room."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
 
 
 MEASURE = """
@@ -392,13 +358,17 @@ def test_memory_does_not_grow_with_the_model(format_name: str, tmp_path: Path) -
     """120 MB and 250 MB of weights, one matrix of which has 100 MB."""
     peaks = []
     for number, num_layers in enumerate((1, 8)):
-        source = write_safetensors(tmp_path / f"source-{number}")
-        config = json.loads((source / "config.json").read_text())
-        config |= {"vocab_size": 50_000, "hidden_size": 1024, "intermediate_size": 1536}
-        config |= {"num_hidden_layers": num_layers, "tie_word_embeddings": True}
-        config |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128}
-        (source / "config.json").write_text(json.dumps(config))
-        write_hole(source / "model.safetensors", random_shapes(config, 50_000))
+        source = write_hollow_safetensors(
+            tmp_path / f"source-{number}",
+            vocab_size=50_000,
+            hidden_size=1024,
+            intermediate_size=1536,
+            num_hidden_layers=num_layers,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            head_dim=128,
+            tie_word_embeddings=True,
+        )
         target = target_of(tmp_path, format_name).with_stem(f"out-{number}")
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, str(source), str(target), format_name],

@@ -41,7 +41,7 @@ from qcode.sandbox.terminal_text import printable
 COMMANDS = {
     "run": ("qcode.cli.run", "Do one task without a conversation, and end."),
     "demo": ("qcode.cli.demo", "Watch qcode fix a failing test in a small sample project."),
-    "model": ("qcode.cli.models", "List, fetch and remove the models on this machine."),
+    "model": ("qcode.cli.models", "List, fetch, run, score and quantize models."),
     "session": ("qcode.cli.sessions", "List, show and remove stored conversations."),
     "settings": ("qcode.cli.settings", "Show every setting, its value and where that comes from."),
     "doctor": ("qcode.cli.doctor", "Check this machine, and say how to mend what is missing."),

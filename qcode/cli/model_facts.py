@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from qcode.engine.chat.template import choose_template
 from qcode.engine.checkpoint.gguf_checkpoint import GgufCheckpoint
 from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.checkpoint.safetensors_checkpoint import SafetensorsCheckpoint
+from qcode.engine.checkpoint.split_names import split_part_names
 from qcode.engine.context_window import largest_context_window, with_context_window
 from qcode.engine.memory_budget import MemoryBudget, budget
 from qcode.engine.model_config import ModelConfig
@@ -21,7 +21,6 @@ from qcode.engine.models.loading import load_tokenizer, read_chat_template
 from qcode.engine.options import KV_DTYPES, KVDtypeName
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
-_PART = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 _USUAL_WINDOWS = (8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20)
 
 
@@ -86,10 +85,7 @@ def model_files(path: Path) -> tuple[Path, ...]:
     """The files that hold the weights: all parts of a split one."""
     if path.is_dir():
         return tuple(sorted(path.glob("*.safetensors")))
-    part = _PART.fullmatch(path.name)
-    if part is None:
-        return (path,)
-    return tuple(sorted(path.parent.glob(f"{part['stem']}-*-of-{part['count']}.gguf")))
+    return tuple(path.parent / name for name in split_part_names(path.name) or (path.name,))
 
 
 def facts_record(facts: ModelFacts) -> dict[str, object]:

@@ -33,7 +33,7 @@ _TOO_LARGE = "✗"
 
 
 def info(model: ModelArgument, as_json: JsonFlag = False, context: ContextFlag = None) -> None:
-    """Show what a model is, and which contexts fit this machine's memory.
+    """Show what a model is, and which contexts fit here.
 
     Only headers are read, whatever the model's size.
     """

@@ -44,7 +44,9 @@ def score(
     dtype: DtypeFlag = "auto",
     threads: ThreadsFlag = None,
 ) -> None:
-    """Tell how well a model predicts a text: its mean negative log-likelihood a token.
+    """Tell how well a model predicts a text.
+
+    Prints the number of tokens and their mean negative log-likelihood, in nats.
 
     The first token is given, not scored. A text longer than the context is scored in windows that
     overlap by half, each token once, with at least half a context before it.

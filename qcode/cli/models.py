@@ -34,7 +34,7 @@ from qcode.protocol.errors import ModelStoreError
 command = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    help="List, fetch and remove the models on this machine.",
+    help="List, fetch, run, score and quantize models.",
 )
 
 
@@ -104,7 +104,7 @@ class _PlainProgress:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show the models that are installed, and those qcode knows by name."""
+    """Show installed models, and those known by name."""
     installed = {model.name: model for model in user_store().installed()}
     if as_json:
         print(json.dumps([model_record(model) for model in installed.values()], indent=1))

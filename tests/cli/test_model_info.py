@@ -154,7 +154,7 @@ def test_all_shards_and_parts_are_counted(
     parts = [tmp_path / f"m-{part:05}-of-00002.gguf" for part in (1, 2)]
     for file in (*parts, tmp_path / "m-00001-of-00003.gguf", tmp_path / "m.gguf"):
         file.touch()
-    assert model_files(parts[0]) == tuple(parts)
+    assert model_files(parts[1]) == tuple(parts)
     assert model_files(tmp_path / "m.gguf") == (tmp_path / "m.gguf",)
 
 

@@ -114,16 +114,19 @@ class BlockGrid:
 class PackedGrid(BlockGrid):
     """Small integers for groups within rows, packed along the rows of the grid."""
 
-    __slots__ = ("_bits",)
+    __slots__ = ("_bits", "_offset")
 
-    def __init__(self, words: Tensor, bits: int, block: Block, columns: Tensor | None) -> None:
-        """words [W, block columns] int32; the middle of the range stands for zero."""
+    def __init__(
+        self, words: Tensor, block: Block, columns: Tensor | None, *, bits: int, offset: int
+    ) -> None:
+        """words [W, block columns] int32; a number is what is stored plus `offset`."""
         super().__init__(words, block, columns)
         self._bits = bits
+        self._offset = offset
 
     def _of_rows(self, rows: slice | Tensor) -> Tensor:
         ids = row_ids(rows, self.numbers.device)
-        return unpack(self.numbers, self._bits, ids, dim=0).float() - (1 << (self._bits - 1))
+        return unpack(self.numbers, self._bits, ids, dim=0).float() + self._offset
 
 
 def row_ids(rows: slice | Tensor, device: torch.device) -> Tensor:

@@ -3,6 +3,8 @@
 Inputs come first: neighbouring inputs of one output share a word. With act-order the columns were
 quantised by falling importance, so that each input says in `g_idx` which group is its own.
 Elsewhere `g_idx` holds what everybody knows, and is not read.
+
+W[o, i] = (q[i, o] - z[g_idx[i], o]) * s[g_idx[i], o]
 """
 
 from __future__ import annotations
@@ -10,79 +12,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from qcode.engine.quantization.bit_packing import WORD_BITS, num_words, unpack
-from qcode.engine.quantization.block_grid import INDEX_DTYPES, group_index
+from qcode.engine.quantization.block_grid import INDEX_DTYPES, BlockGrid, PackedGrid, group_index
+from qcode.engine.quantization.packed_integers import PackedIntegerWeight
 from qcode.engine.quantization.scheme import QuantizationScheme
 from qcode.engine.quantization.stored_module import StoredModule
-from qcode.engine.quantization.weight_format import DecodedWeight
 
 WIDTHS = frozenset({2, 3, 4, 8})
 _INT32 = frozenset({torch.int32})
 _SCALES = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
-class GptqWeight(DecodedWeight):
-    """W[o, i] = (q[i, o] - z[g_idx[i], o]) * s[g_idx[i], o]."""
-
-    __slots__ = (
-        "_bits",
-        "_groups",
-        "_qweight",
-        "_qzeros",
-        "_scales",
-        "_zero_offset",
-    )
-
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        qweight: Tensor,
-        qzeros: Tensor,
-        scales: Tensor,
-        *,
-        bits: int,
-        groups: int | Tensor,
-        zero_offset: int,
-    ) -> None:
-        """`shape` [out, in]; qweight [W, out] int32, qzeros [G, V] int32, scales [G, out].
-
-        `groups` says how many inputs a group has, or is the group of each input [in]. A zero
-        point is what `qzeros` holds plus `zero_offset`.
-        """
-        stored = [qweight, qzeros, scales]
-        super().__init__(shape, stored if isinstance(groups, int) else [*stored, groups])
-        self._qweight = qweight
-        self._qzeros = qzeros
-        self._scales = scales
-        self._bits = bits
-        self._groups = groups
-        self._zero_offset = zero_offset
-
-    def decode(self, rows: slice | Tensor) -> Tensor:
-        if isinstance(rows, slice):
-            qweight, scales = self._qweight[:, rows], self._scales[:, rows]
-            rows = torch.arange(rows.start, rows.stop, device=qweight.device)
-        else:
-            qweight = self._qweight.index_select(1, rows)
-            scales = self._scales.index_select(1, rows)
-        inputs = torch.arange(self._shape[1], device=qweight.device)
-        values = unpack(qweight, self._bits, inputs, dim=0).float()  # [in, n]
-        zeros = unpack(self._qzeros, self._bits, rows, dim=1) + self._zero_offset  # [G, n]
-        values.sub_(self._of_inputs(zeros)).mul_(self._of_inputs(scales.float()))
-        return values.t()
-
-    def _of_inputs(self, of_groups: Tensor) -> Tensor:
-        """[G, n] -> [in, n]."""
-        if isinstance(self._groups, int):
-            return of_groups.repeat_interleave(self._groups, 0)[: self._shape[1]]
-        return of_groups.index_select(0, self._groups)
-
-
 def gptq_weight(
     module: StoredModule, shape: tuple[int, int], scheme: QuantizationScheme
-) -> GptqWeight:
+) -> PackedIntegerWeight:
     """The matrix `shape` [out, in] of a module with a "qweight".
 
     Raises CheckpointError, UnsupportedModel.
@@ -94,17 +38,16 @@ def gptq_weight(
     num_groups = -(-in_features // group_size)
     module.require("qzeros", _INT32, (num_groups, num_words(out_features, bits)))
     module.require("scales", _SCALES, (num_groups, out_features))
-    groups = (
-        group_index(module, "g_idx", in_features, num_groups) if scheme.reordered else group_size
-    )
-    return GptqWeight(
+    block = 1, group_size
+    columns = group_index(module, "g_idx", in_features, num_groups) if scheme.reordered else None
+    offset = int(scheme.zeros_minus_one) - (1 << (bits - 1))
+    zero_words = module.read("qzeros", _INT32).t()
+    return PackedIntegerWeight(
+        module.read("qweight", _INT32).t(),
+        bits,
         shape,
-        module.read("qweight", _INT32),
-        module.read("qzeros", _INT32),
-        module.read("scales", _SCALES),
-        bits=bits,
-        groups=groups,
-        zero_offset=int(scheme.zeros_minus_one),
+        scales=BlockGrid(module.read("scales", _SCALES).t(), block, columns),
+        zero_points=PackedGrid(zero_words, block, columns, bits=bits, offset=offset),
     )
 
 

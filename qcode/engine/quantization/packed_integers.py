@@ -1,4 +1,7 @@
-"""Integers of 2 to 8 bits packed along each row: compressed-tensors' pack-quantized format."""
+"""Integers of 2 to 8 bits packed along each row: compressed-tensors' pack-quantized format.
+
+GPTQ's weights are the same with the axes of all tensors exchanged.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class PackedIntegerWeight(DecodedWeight):
         scales: BlockGrid,
         zero_points: BlockGrid | None,
     ) -> None:
-        """words [out, W] int32; `shape` is [out, in]."""
+        """words [out, W] int32; `shape` is [out, in]. Tensors may be transposed views."""
         offsets = zero_points.stored[:1] if zero_points else ()
         super().__init__(shape, (words, *scales.stored, *offsets))
         self._words = words
@@ -63,7 +66,8 @@ class PackedIntegerWeight(DecodedWeight):
         in_features = self._shape[1]
         if self._table is not None:
             # The lowest bits of a word are in its first byte on every machine torch runs on.
-            values = decode_bytes(words.contiguous().view(torch.uint8), self._table)
+            stored = words.reshape(-1).view(torch.uint8).view(len(words), -1)
+            values = decode_bytes(stored, self._table)
             return values if values.shape[1] == in_features else values[:, :in_features].clone()
         positions = torch.arange(in_features, device=words.device)
         return unpack(words, self._bits, positions, dim=1).float() - (1 << (self._bits - 1))
@@ -136,7 +140,7 @@ def _zero_points(
         numbers = module.read("weight_zero_point", frozenset({torch.int8}), grid)
         return BlockGrid(numbers, block, columns)
     words = module.read("weight_zero_point", _INT32, (num_words(grid[0], bits), grid[1]))
-    return PackedGrid(words, bits, block, columns)
+    return PackedGrid(words, block, columns, bits=bits, offset=-(1 << (bits - 1)))
 
 
 def integer_name(prefix: str, scheme: QuantizationScheme) -> str:

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "cache_formats.h"
 #include "exponential.h"
 #include "threads.h"
 
@@ -28,43 +29,14 @@ constexpr int kMicroRows = kLanes == 16 ? 8 : 4;
 constexpr int kMicroVectors = 2;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// The number formats of a cache: `load` gives kLanes values divided by kUnit.
-struct Float32 {
-    using Stored = float;
-    static constexpr float kUnit = 1;
-    static Floats load(const Stored* source) { return qcode::load<Floats>(source); }
-};
-struct Float16 {
-    using Stored = uint16_t;
-    static constexpr float kUnit = 1;
-    static Floats load(const Stored* source) { return load_half(source); }
-};
-struct BFloat16 {
-    using Stored = uint16_t;
-    static constexpr float kUnit = 1;
-    static Floats load(const Stored* source) { return load_bfloat(source); }
-};
-struct Int8 {
-    using Stored = int8_t;
-    static constexpr float kUnit = 1;
-    static Floats load(const Stored* source) { return load_signed_bytes(source); }
-};
-// e4m3 without infinities. Its bits are those of a half-precision float 256 times smaller, shorter
-// by seven bits of mantissa; only what is not a number becomes one.
-struct Float8 {
-    using Stored = uint8_t;
-    static constexpr float kUnit = 256;
-    static Floats load(const Stored* source) { return load_short_half(source); }
-};
-
 template <class Format>
 struct Problem {
     using Stored = typename Format::Stored;
-    const float* q;         // [queries, heads, head_dim]
-    const Stored *k, *v;    // [blocks, block_size, kv_heads, head_dim]
-    const float *k_scales, *v_scales;  // [blocks, block_size, kv_heads] or null: all 1
-    const int32_t* tables;  // [sequences, table_width]
-    float* output;        // as q
+    const float* q;                    // [queries, heads, head_dim]
+    const Stored *k, *v;               // [blocks, block_size, kv_heads, head_dim]
+    const float *k_scales, *v_scales;  // [blocks, block_size, kv_heads], or null: all 1
+    const int32_t* tables;             // [sequences, table_width]
+    float* output;                     // as q
     long heads, kv_heads, head_dim, block_size, table_width;
     float scale;
 

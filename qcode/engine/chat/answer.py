@@ -82,6 +82,11 @@ class AnswerParser:
         self._leftover_brackets = ""
         self._finished: tuple[Block, ...] | None = None
 
+    @property
+    def in_prose(self) -> bool:
+        """Whether what comes next is read as text, and not as thinking or as part of a call."""
+        return self._place in ("start", "text", "after")
+
     def feed(self, text: str) -> list[Delta]:
         for start in range(0, len(text), _SLICE):
             self._buffer += text[start : start + _SLICE]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import abc
 from pathlib import Path
@@ -21,18 +20,16 @@ from qcode.engine.device import (
 from qcode.engine.grammar import Constraint, GrammarCompiler
 from qcode.engine.kv_cache import KVCache, plan_kv_cache
 from qcode.engine.memory_budget import kv_bytes_per_token
-from qcode.engine.model_config import GenerationDefaults, ModelConfig
+from qcode.engine.model_config import ModelConfig
 from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
 from qcode.engine.outputs import advance, finish_reason, prefill_progress, take_scores
 from qcode.engine.recurrent_state import RecurrentStates, plan_state_slots
-from qcode.engine.sampler import logit_adjustments, resolve
+from qcode.engine.requests import Requests
 from qcode.engine.scheduler import ChunkSizer, Scheduled, Scheduler
-from qcode.engine.sequence import RequestId, Sequence, TokenOutput
+from qcode.engine.sequence import RequestId, TokenOutput
 from qcode.engine.state_pool import SNAPSHOT_SPACING, StatePool
-from qcode.engine.stop_strings import StoppableText
-from qcode.protocol.errors import ContextOverflow, EngineError
 from qcode.protocol.sampling import SamplingParams
 
 
@@ -52,10 +49,10 @@ class Engine:
         self.loaded = loaded
         self.context_window = plan.context_window
         num_tokens = min(config.vocab_size, loaded.tokenizer.num_tokens)
-        self._num_tokens = num_tokens
-        self._eos_ids = loaded.tokenizer.eos_ids
         self.grammars = GrammarCompiler(
-            loaded.tokenizer.encoding, num_tokens=num_tokens, eos_ids=sorted(self._eos_ids)
+            loaded.tokenizer.encoding,
+            num_tokens=num_tokens,
+            eos_ids=sorted(loaded.tokenizer.eos_ids),
         )
         self._options = options
         self.num_blocks = plan.num_blocks
@@ -83,7 +80,12 @@ class Engine:
         self._chunks = ChunkSizer(
             max_tokens=options.max_chunk_tokens, target_s=options.chunk_target_s
         )
-        self._request_ids = itertools.count(1)
+        self._requests = Requests(
+            loaded.tokenizer,
+            config.generation,
+            num_tokens=num_tokens,
+            context_window=plan.context_window,
+        )
         self.reset()
 
     @classmethod
@@ -157,27 +159,7 @@ class Engine:
         Raises `ContextOverflow` for a prompt without room for an answer, `EngineError` for ids
         out of the vocabulary, sampling values out of range or a prefix the constraint refuses.
         """
-        tokens = [*prompt, *prefix_ids]
-        self._check_prompt(tokens)
-        resolved = resolve(sampling, self.loaded.config.generation, self._num_tokens)
-        if constraint is not None:
-            for token in prefix_ids:
-                constraint.consume(token)
-        own_ends = frozenset() if sampling.ignore_eos else self._eos_ids
-        sequence = Sequence(
-            id=RequestId(next(self._request_ids)),
-            tokens=tokens,
-            num_prompt_tokens=len(tokens),
-            num_answer_tokens=len(prefix_ids),
-            max_tokens=sampling.max_tokens or self.context_window,
-            sampling=resolved,
-            end_ids=own_ends.union(sampling.stop_ids),
-            constraint=constraint,
-            adjustments=logit_adjustments(resolved, prompt=prompt, output=prefix_ids),
-        )
-        if sampling.stop:
-            sequence.text = StoppableText(self.loaded.tokenizer, sampling.stop)
-            sequence.text.feed(prefix_ids)
+        sequence = self._requests.answer(prompt, sampling, constraint, prefix_ids)
         reason = finish_reason(sequence, self.context_window)
         if reason is None:
             self._scheduler.add(sequence)
@@ -192,24 +174,7 @@ class Engine:
         Raises `EngineError` for fewer than two tokens, for more than the context window and for
         ids out of the vocabulary.
         """
-        tokens = list(ids)
-        if len(tokens) < 2:
-            raise EngineError(f"a text to score needs two tokens or more, this has {len(tokens)}")
-        if len(tokens) > self.context_window:
-            raise EngineError(
-                f"the text has {len(tokens)} tokens, the context window {self.context_window}",
-                "Score it in parts.",
-            )
-        self._check_ids(tokens)
-        sequence = Sequence(
-            id=RequestId(next(self._request_ids)),
-            tokens=tokens,
-            num_prompt_tokens=len(tokens),
-            num_answer_tokens=0,
-            max_tokens=0,
-            sampling=resolve(SamplingParams(), GenerationDefaults(), self._num_tokens),
-            is_scored=True,
-        )
+        sequence = self._requests.score(ids)
         self._scheduler.add(sequence)
         return sequence.id
 
@@ -276,20 +241,6 @@ class Engine:
                 self._scheduler.remove(sequence.id)
             outputs.append(output)
         return outputs
-
-    def _check_prompt(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise EngineError("the prompt is empty")
-        if len(tokens) >= self.context_window:
-            raise ContextOverflow(
-                f"the prompt has {len(tokens)} tokens, the context window {self.context_window}",
-                "Start a new session, or shorten the conversation.",
-            )
-        self._check_ids(tokens)
-
-    def _check_ids(self, tokens: list[int]) -> None:
-        if min(tokens) < 0 or max(tokens) >= self._num_tokens:
-            raise EngineError(f"a token id is out of the vocabulary of {self._num_tokens}")
 
 
 def _configured(config: ModelConfig, options: EngineOptions, device: torch.device) -> ModelConfig:

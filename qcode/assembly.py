@@ -16,6 +16,7 @@ from qcode.protocol.errors import SessionError, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
+    from qcode.agent.limits import TurnLimits
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
     from qcode.config.settings import Settings
@@ -61,6 +62,7 @@ def open_agent(
         session=session,
         backend=backend,
         tell=tell,
+        bare=options.bare,
     )
 
 
@@ -123,7 +125,8 @@ def create_backend(settings: Settings, *, obtain: Obtain | None = None) -> Backe
 
 
 def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], ...]:
-    """The tools of one session, which share what they know of the files read in it."""
+    """The tools of one session, which share what they know of the files read in it. Raises
+    `SettingsError` for a tool that does not exist."""
     from qcode.tools.edit import Edit
     from qcode.tools.file_records import FileRecords
     from qcode.tools.glob import Glob
@@ -131,12 +134,13 @@ def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], .
     from qcode.tools.list_directory import ListDirectory
     from qcode.tools.read_file import ReadFile
     from qcode.tools.run_shell_command import RunShellCommand
+    from qcode.tools.selection import select_tools
     from qcode.tools.todo_write import TodoWrite
     from qcode.tools.write_file import WriteFile
 
     records = FileRecords()
     spilled = Locations.from_environment(os.environ).spilled_output
-    return (
+    tools = (
         ReadFile(workspace, records, also_inside=(spilled,)),
         WriteFile(workspace, records),
         Edit(workspace, records),
@@ -148,6 +152,7 @@ def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], .
         ),
         TodoWrite(),
     )
+    return select_tools(tools, settings.tools)
 
 
 def default_model() -> str:
@@ -166,14 +171,14 @@ def create_agent(
     session: Session,
     backend: Backend | None = None,
     tell: Callable[[str], None] | None = None,
+    bare: bool = False,
 ) -> Agent:
     """`backend` is created from the settings where none is given. `tell` gets lines for the person
-    about instruction files that were left out.
+    about instruction files that were left out. `bare` leaves them all unread.
 
     Raises `SettingsError`, `ModelStoreError`, `EngineError`.
     """
     from qcode.agent.agent import Agent
-    from qcode.agent.limits import TurnLimits
     from qcode.agent.permissions import PermissionPolicy
     from qcode.agent.verification import VerifyCommand
     from qcode.protocol.sampling import SamplingParams
@@ -181,9 +186,15 @@ def create_agent(
     if backend is None:
         backend = create_backend(settings)
     root = workspace.root
+    tools = create_tools(settings, workspace)
+    if settings.verify is not None and "run_shell_command" not in {tool.name for tool in tools}:
+        raise SettingsError(
+            "verify needs the tool run_shell_command, which tools leaves out.",
+            "Add Bash to tools; what the model may run is decided by allow and deny.",
+        )
     return Agent(
         backend=backend,
-        tools=create_tools(settings, workspace),
+        tools=tools,
         policy=PermissionPolicy(
             mode=settings.approval_mode,
             workspace_root=root,
@@ -193,12 +204,8 @@ def create_agent(
         ),
         approver=approver,
         session=session,
-        system_prompt=_system_prompt(backend, root, tell or _ignore),
-        limits=TurnLimits(
-            max_turns=settings.max_turns,
-            max_wall_time_s=settings.max_wall_time,
-            max_tool_calls=settings.max_tool_calls,
-        ),
+        system_prompt=_system_prompt(settings, backend, root, None if bare else tell or _ignore),
+        limits=_limits(settings, backend),
         verify=None if settings.verify is None else VerifyCommand(command=settings.verify),
         strategy_for=_strategy_for(settings, backend, root),
         sampling=SamplingParams(
@@ -214,30 +221,57 @@ def _ignore(line: str) -> None:
     pass
 
 
-def _system_prompt(backend: Backend, root: Path, tell: Callable[[str], None]) -> str:
+def _limits(settings: Settings, backend: Backend) -> TurnLimits:
+    from qcode.agent.limits import Prices, TurnLimits
+
+    priced = settings.cost_input is not None and settings.cost_output is not None
+    if settings.max_cost is not None and not priced and not backend.model.local:
+        raise SettingsError(
+            "max_cost needs the model's prices, and they are not known.",
+            "Set cost_input and cost_output, each for a million tokens: as QCODE_COST_INPUT=0.3, "
+            "or in the settings file.",
+        )
+    return TurnLimits(
+        max_turns=settings.max_turns,
+        max_wall_time_s=settings.max_wall_time,
+        max_tool_calls=settings.max_tool_calls,
+        max_tokens=settings.max_tokens,
+        max_cost=settings.max_cost,
+        prices=Prices(input=settings.cost_input or 0.0, output=settings.cost_output or 0.0),
+    )
+
+
+def _system_prompt(
+    settings: Settings, backend: Backend, root: Path, tell: Callable[[str], None] | None
+) -> str:
     """A person who starts qcode in a folder means its instructions to be read: they are text that
-    asks, and permissions guard what they ask for. What could run by itself needs trust."""
+    asks, and permissions guard what they ask for. What could run by itself needs trust. Without
+    `tell` none is read."""
     from datetime import UTC, datetime
 
-    from qcode.agent.instructions import load_instructions
+    from qcode.agent.instructions import Instructions, load_instructions
     from qcode.agent.system_prompt import build_system_prompt, gather_facts, prompt_profile
 
-    locations = Locations.from_environment(os.environ)
-    instructions = load_instructions(root, user_directory=locations.config)
-    for note in instructions.notes:
-        tell(note)
+    instructions = Instructions()
+    if tell is not None:
+        user_directory = Locations.from_environment(os.environ).config
+        instructions = load_instructions(root, user_directory=user_directory)
+        for note in instructions.notes:
+            tell(note)
     return build_system_prompt(
         profile=prompt_profile(backend.model),
         facts=gather_facts(root, datetime.now(UTC).astimezone().date()),
         instructions=instructions.text,
+        own=settings.system_prompt,
+        added=settings.append_system_prompt or "",
     )
 
 
 def _strategy_for(
     settings: Settings, backend: Backend, root: Path
 ) -> Callable[[str], TurnStrategy | None] | None:
-    if settings.repair == "never":
-        return None
+    if settings.repair == "never" or settings.tools is not None:
+        return None  # the harness leads with the tools it knows, not with some of them
 
     def strategy_for(prompt: str) -> TurnStrategy | None:
         from qcode.agent.named_files import ReadNamedFiles

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qcode.protocol.errors import LimitReached
 from qcode.protocol.messages import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What a million tokens cost. Cached input counts in full: few servers say what they ask for
+    it, and a limit on cost must rather stop early than late."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        return (usage.input_tokens * self.input + usage.output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnLimits:
     """None means no limit. `max_turns` counts model requests of one turn (the flag `--max-turns`
-    of programs of this kind means steps); `max_tokens` counts input and output tokens."""
+    of programs of this kind means steps); `max_tokens` counts input and output tokens; `max_cost`
+    is held against `prices`."""
 
     max_turns: int | None = None
     max_wall_time_s: float | None = None
     max_tool_calls: int | None = None
     max_tokens: int | None = None
+    max_cost: float | None = None
+    prices: Prices = field(default_factory=Prices)
 
 
 class Budget:
@@ -35,12 +50,26 @@ class Budget:
         limits = self.limits
         if limits.max_turns is not None and self.num_steps >= limits.max_turns:
             raise reached("max_turns", f"{limits.max_turns} model requests")
-        used_tokens = self.usage.input_tokens + self.usage.output_tokens
-        if limits.max_tokens is not None and used_tokens >= limits.max_tokens:
-            raise reached("max_tokens", f"{limits.max_tokens} tokens (used {used_tokens})")
+        self._check_tokens()
         if self.remaining_s() == 0:
             raise self.out_of_time()
         self.num_steps += 1
+
+    def _check_tokens(self) -> None:
+        limits, usage = self.limits, self.usage
+        used = usage.input_tokens + usage.output_tokens
+        if limits.max_tokens is not None and used >= limits.max_tokens:
+            raise reached("max_tokens", f"{limits.max_tokens} tokens (used {used})")
+        cost = limits.prices.cost(usage)
+        if limits.max_cost is not None and cost >= limits.max_cost:
+            raise reached("max_cost", f"cost {limits.max_cost:g} (spent {cost:.4f})")
+        counted = limits.max_tokens is not None or limits.max_cost is not None
+        if counted and self.num_steps and not used:
+            raise LimitReached(
+                "The endpoint does not say how many tokens it used, so no limit on them can hold.",
+                hint="Limit max_turns or max_wall_time instead.",
+                limit="max_tokens" if limits.max_tokens is not None else "max_cost",
+            )
 
     def begin_tool_call(self) -> None:
         """Counts one tool call. Raises `LimitReached` instead where the limit is used up."""

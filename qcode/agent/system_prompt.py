@@ -37,11 +37,19 @@ def prompt_profile(model: ModelInfo) -> Profile:
     return "compact" if model.strength == "small" else "full"
 
 
-def build_system_prompt(*, profile: Profile, facts: Facts, instructions: str = "") -> str:
-    """`instructions` are those of AGENTS.md files, from `load_instructions`."""
+def build_system_prompt(
+    *,
+    profile: Profile,
+    facts: Facts,
+    instructions: str = "",
+    own: str | None = None,
+    added: str = "",
+) -> str:
+    """`instructions` are those of AGENTS.md files, from `load_instructions`. `own` takes the place
+    of qcode's prompt; `added` stands after everything."""
     if profile == "compact" and len(instructions) > _COMPACT_INSTRUCTIONS_CHARS:
         instructions = instructions[:_COMPACT_INSTRUCTIONS_CHARS] + "\n[cut]"
-    parts = [load_prompt(profile)]
+    parts = [load_prompt(profile) if own is None else own.strip()]
     if instructions.strip():
         parts.append(
             "# The project's instructions\n"
@@ -49,6 +57,8 @@ def build_system_prompt(*, profile: Profile, facts: Facts, instructions: str = "
             f"user says in the conversation comes before them.\n\n{instructions.strip()}"
         )
     parts.append(_described(facts))
+    if added.strip():
+        parts.append(added.strip())
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,7 +21,8 @@ class RunOptions:
     """`flags` are the settings given as flags, by setting name, and hold only what was typed.
 
     `prompt` is empty for the interactive program without a first prompt. `trust` makes this
-    folder's own settings count for this run.
+    folder's own settings count for this run; `bare` leaves all settings files and instruction files
+    unread. `answer_schema` is the JSON Schema the closing answer must obey.
     """
 
     cwd: Path
@@ -29,4 +30,6 @@ class RunOptions:
     flags: dict[str, object] = field(default_factory=dict)
     session: SessionChoice = field(default_factory=SessionChoice)
     trust: bool = False
+    bare: bool = False
+    answer_schema: dict[str, object] | None = None
     verbose: bool = False

@@ -35,7 +35,18 @@ def _http_or_local(url: str) -> str:
     return url.rstrip("/")
 
 
+def _words(value: object) -> object:
+    """`a,b c` as a list of words, also inside a list; what is neither is left to the type."""
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, (list, tuple)):
+        return [word for item in value for word in str(item).replace(",", " ").split()]
+    return value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Price = Annotated[float, Field(ge=0)]
 ContextTokens = Annotated[int, BeforeValidator(_context_tokens), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 BaseUrl = Annotated[str, AfterValidator(_http_or_local)]
@@ -99,6 +110,32 @@ class Settings(BaseModel):
     )
     max_wall_time: Seconds | None = Field(
         default=None, description="Seconds one prompt may take; 30s, 5m and 1h are understood."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens one prompt may take, read and written ones together."
+    )
+    max_cost: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="What one prompt may cost, in the currency of cost_input and cost_output.",
+    )
+    cost_input: Price | None = Field(
+        default=None,
+        description="Price of a million tokens read. Cached ones count in full, so that max_cost "
+        "is never exceeded by what a server does not say.",
+    )
+    cost_output: Price | None = Field(
+        default=None, description="Price of a million tokens written."
+    )
+    tools: Words | None = Field(
+        default=None,
+        description="The tools the model gets, by name, or Read, Edit, Bash for all of a kind; "
+        "all if not set.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="Takes the place of qcode's own system prompt."
+    )
+    append_system_prompt: str | None = Field(
+        default=None, description="Stands at the end of the system prompt."
     )
     command_timeout: Seconds = Field(
         default=120.0, description="Seconds a command may run before it is stopped."

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ LOCAL = "local"
 
 # A cloned project must not be able to redirect requests, take keys or loosen permissions, even
 # when its folder is trusted for ordinary settings.
-NEVER_FROM_PROJECT = frozenset({"base_url", "api_key", "allow", "verify"})
+NEVER_FROM_PROJECT = frozenset({"base_url", "api_key", "allow", "verify", "system_prompt"})
 
 _OPENAI_VARIABLES = {
     "OPENAI_BASE_URL": "base_url",
@@ -57,6 +57,8 @@ def load_settings(
     options: RunOptions, *, environment: Mapping[str, str], locations: Locations
 ) -> LoadedSettings:
     """Raises `SettingsError` naming the source and the key of the first bad value."""
+    if options.bare:
+        return _loaded([_flags(options.flags), _environment(environment)])
     project_file = project_settings(options.cwd)
     trusted = (
         options.trust
@@ -76,6 +78,10 @@ def load_settings(
             )
     if locations.user_settings.exists():
         sources.append(_user(locations.user_settings))
+    return _loaded(sources, notices)
+
+
+def _loaded(sources: list[_Source], notices: Sequence[str] = ()) -> LoadedSettings:
     for source in sources:
         _check(source)
     values, origins = _merge(sources)

@@ -146,6 +146,7 @@ FORBIDDEN_VALUES = {
     "api_key": '"k"',
     "allow": '["Bash"]',
     "verify": '"make evil"',
+    "system_prompt": '"Do what I say."',
 }
 
 
@@ -234,3 +235,24 @@ def test_locations_follow_the_xdg_specification(tmp_path: Path) -> None:
     together = Locations.from_environment({"QCODE_HOME": str(tmp_path), **os.environ})
     assert together.sessions.is_relative_to(tmp_path)
     assert together.user_settings.is_relative_to(tmp_path)
+
+
+def test_bare_reads_no_file(machine: Machine) -> None:
+    machine.user("seed = 5\n")
+    machine.project_file("this is no TOML")
+    options = RunOptions(cwd=machine.project, flags={"max_turns": 3}, trust=True, bare=True)
+    loaded = load_settings(options, environment={"QCODE_TOP_P": "0.5"}, locations=machine.locations)
+    assert (loaded.settings.seed, loaded.settings.top_p, loaded.settings.max_turns) == (
+        None,
+        0.5,
+        3,
+    )
+    assert loaded.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "tools"),
+    [("Read,edit glob", ("Read", "edit", "glob")), ("", ()), (["a,b", "c"], ("a", "b", "c"))],
+)
+def test_tools_are_words(machine: Machine, value: object, tools: tuple[str, ...]) -> None:
+    assert machine.load({"tools": value}).settings.tools == tools

@@ -7,6 +7,8 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
+from torch import Tensor
+
 from qcode.engine.checkpoint.gguf import GgufTensor
 from qcode.engine.checkpoint.gguf_checkpoint import GgufCheckpoint
 from qcode.engine.checkpoint.gguf_writer import GgufLayout
@@ -73,7 +75,7 @@ class GgufTarget:
 
     def _values_job(self, file: PositionedFile, tensor: NetworkTensor, place: GgufTensor) -> Job:
         def run() -> None:
-            file.write(place.offset, self._source.values(tensor).contiguous())
+            self._encode_to(file, place, place.offset, self._source.values(tensor))
 
         return Job(num_values=place.num_bytes // 4, run=run)
 
@@ -100,9 +102,14 @@ class GgufTarget:
         place: GgufTensor,
         offset: int,
     ) -> None:
+        self._encode_to(file, place, offset, float_rows(matrix, *rows))
+
+    def _encode_to(
+        self, file: PositionedFile, place: GgufTensor, offset: int, values: Tensor
+    ) -> None:
         kind = GgmlType(place.ggml_type)
         try:
-            file.write(offset, encode(float_rows(matrix, *rows), kind))
+            file.write(offset, encode(values, kind))
         except NotEncodable as error:
             raise CheckpointError(
                 f"{self._source.checkpoint.path}: {place.name!r} cannot be stored as {kind.name}: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -101,6 +101,9 @@ class _NotingCheckpoint:
     def experts(self, name: str, shape: tuple[int, int, int]) -> list[Weight]:
         self._note(name, shape, "experts")
         return [DenseWeight(expert) for expert in _nothing(shape)]
+
+    def format_mix(self) -> Mapping[str, int]:
+        return self._checkpoint.format_mix()
 
     def _note(
         self, name: str, shape: tuple[int, ...], kind: Literal["matrix", "experts", "values"]

@@ -58,9 +58,10 @@ def quantize_checkpoint(
     temporary = target.with_name(f"{target.name}.partial-{os.getpid()}")
     with _removed_on_failure(temporary), _disk_errors(target):
         _write(plan, model, temporary, progress)
-        if replace:
+        _check_target(source, target, replace=replace)  # minutes have passed
+        if target.is_dir():
             _remove(target)
-        temporary.rename(target)
+        temporary.replace(target)
     return QuantizedModel(
         path=target,
         num_bytes=plan.num_bytes,

@@ -142,7 +142,10 @@ class SafetensorsTarget:
         name, _ = stored_form(self._architecture, tensor.name, tensor.shape)
 
         def run() -> None:
-            files.write(name, 0, _narrowest(self._values(tensor)).contiguous())
+            values = self._values(tensor)
+            if not values.isfinite().all():
+                self._fail(name, "NaN or infinity")
+            files.write(name, 0, values.to(DTYPES[files.dtype(name)]).contiguous())
 
         return Job(num_values=prod(tensor.shape), run=run)
 

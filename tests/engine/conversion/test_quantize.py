@@ -25,7 +25,9 @@ from random_checkpoint import (
 from safetensors.torch import load_file
 
 from qcode.engine.checkpoint.gguf import GgufFile
+from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.conversion.formats import FORMATS
+from qcode.engine.conversion.network_tensors import network_tensors
 from qcode.engine.conversion.quantize import quantize_checkpoint
 from qcode.engine.engine import Engine
 from qcode.engine.models.loading import load_model
@@ -241,6 +243,13 @@ def test_a_written_model_generates(tmp_path: Path) -> None:
     assert 1 <= len(tokens) <= 8
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_networks_tensors_are_all_of_its_parameters(family: Family, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "source", family))
+    values = sum(math.prod(tensor.shape) for tensor in network_tensors(checkpoint))
+    assert values == checkpoint.config.num_parameters
+
+
 def test_progress_grows_to_one(tmp_path: Path) -> None:
     fractions: list[float] = []
     source = write_safetensors(tmp_path / "source")
@@ -295,13 +304,14 @@ def test_safetensors_cannot_be_made_of_gguf(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["q4_k_m", "fp8", "bf16"])
+@pytest.mark.parametrize("part", ["mlp.up_proj", "input_layernorm"])
 def test_weights_without_a_code_are_an_error_that_names_them(
-    format_name: str, tmp_path: Path
+    format_name: str, part: str, tmp_path: Path
 ) -> None:
     weights = random_weights(random_config("qwen3"))
-    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = math.nan
+    weights[f"model.layers.1.{part}.weight"].view(-1)[5] = math.nan
     source = write_safetensors(tmp_path / "source", weights=weights)
-    with pytest.raises(CheckpointError, match=r"up.*weight.*NaN"):
+    with pytest.raises(CheckpointError, match=r"1\..*weight.*NaN"):
         quantize_checkpoint(source, target_of(tmp_path, format_name), format_name)
     assert left_in(tmp_path) == {"source"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from qcode.engine.checkpoint.gguf import GgufFile
 from qcode.protocol.errors import CheckpointError
 
-U8, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 6, 7, 8, 9, 10
+U8, U32, BOOL, STRING, ARRAY = 0, 4, 7, 8, 9
 
 
 def string(text: bytes) -> bytes:
@@ -175,47 +174,3 @@ def test_a_file_cut_while_in_use_is_an_error_and_no_crash(tmp_path: Path) -> Non
     os.truncate(file.path, 64)
     with pytest.raises(CheckpointError, match="cut short"):
         file.raw("t")
-
-
-def test_thousands_of_mutations_read_or_fail_cleanly(tmp_path: Path) -> None:
-    """Whatever is in the file: all of it is read without touching a byte outside, or one error."""
-    pairs = [
-        pair(b"general.architecture", STRING, string(b"qwen3")),
-        pair(b"general.alignment", U32, struct.pack("<I", 32)),
-        pair(b"scale", F32, struct.pack("<f", 1e-6)),
-        pair(b"flags", ARRAY, struct.pack("<IQ", BOOL, 3) + b"\0\1\1"),
-        pair(b"words", ARRAY, struct.pack("<IQ", STRING, 2) + string(b"one") + string(b"two")),
-        pair(b"rows", ARRAY, struct.pack("<IQIQ", ARRAY, 1, U64, 2) + bytes(16)),
-    ]
-    tensors = [tensor(b"norm", (8,)), tensor(b"matrix", (32, 4), kind=2, offset=32)]
-    whole = build(pairs, tensors, bytes(32 + 4 * 18))
-    opened(whole, tmp_path)
-    rng = random.Random(1)
-    num_refused = 0
-    for _ in range(4000):
-        try:
-            file = opened(mutated(whole, rng), tmp_path)
-            for name in file.tensors:
-                file.raw(name).sum()
-        except CheckpointError:
-            num_refused += 1
-    assert 1000 < num_refused < 4000
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    result = bytearray(content)
-    for _ in range(rng.randint(1, 3)):
-        place = rng.randrange(len(result))
-        match rng.randrange(4):
-            case 0:
-                result[place] = rng.randrange(256)
-            case 1:
-                number = rng.choice([0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, rng.getrandbits(16)])
-                result[place : place + 8] = struct.pack("<Q", number)
-            case 2:
-                del result[place : place + rng.randint(1, 16)]
-            case 3:
-                result[place:place] = rng.randbytes(rng.randint(1, 16))
-        if not result:
-            return b"G"
-    return bytes(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import struct
 from pathlib import Path
 
@@ -99,7 +98,11 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "negative dimension": (build({"t": entry(shape=(-2,))}, bytes(8)), "'t'.*shape"),
     "dimension true": (build({"t": entry(shape=(True, 2))}, bytes(8)), "'t'.*shape"),
     "nine dimensions": (build({"t": entry(shape=(1,) * 8 + (2,))}, bytes(8)), "'t'.*shape"),
-    "product overflows": (build({"t": entry(shape=(2**32, 2**32))}, bytes(8)), "'t'.*bytes"),
+    "empty, and too large": (
+        build({"t": entry(shape=(0, 2**32, 2**32), offsets=(0, 0))}),
+        "'t'.*shape",
+    ),
+    "product overflows": (build({"t": entry(shape=(2**32, 2**32))}, bytes(8)), "'t'.*shape"),
     "wrong size": (build({"t": entry(shape=(3,))}, bytes(8)), "'t'.*bytes from 0 to 8"),
     "negative offset": (build({"t": entry(offsets=(-8, 0))}, bytes(8)), "'t'.*bytes"),
     "cut": (build({"t": entry()}, bytes(7)), "incomplete"),
@@ -119,22 +122,3 @@ def test_damage_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         opened(content, tmp_path)
     assert "model.safetensors" in error.value.message
-
-
-def test_ten_thousand_mutations_read_or_fail_cleanly(tmp_path: Path) -> None:
-    header = {"norm": entry(), "matrix": entry("BF16", (2, 4), (8, 24))}
-    whole = build(header, bytes(24))
-    opened(whole, tmp_path)
-    rng = random.Random(2)
-    num_refused = 0
-    for _ in range(10_000):
-        content = bytearray(whole)
-        for _ in range(rng.randint(1, 3)):
-            content[rng.randrange(len(content))] = rng.choice([*b'0129-"{}[],:. eE', 0, 255])
-        try:
-            file = opened(bytes(content), tmp_path)
-            for name in file.tensors:
-                bytes(file.tensor(name).reshape(-1).view(torch.uint8).tolist())
-        except CheckpointError:
-            num_refused += 1
-    assert 2500 < num_refused < 10_000

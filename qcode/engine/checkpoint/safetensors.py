@@ -133,7 +133,9 @@ def _tensor_info(
             fail(f"the header entry of tensor {name!r} is malformed")
     if dtype not in DTYPES:
         fail(f"tensor {name!r} has the unknown type {dtype!r}")
-    if len(shape) > MAX_DIMS or not all(type(dim) is int and dim >= 0 for dim in shape):
+    is_shape = len(shape) <= MAX_DIMS and all(type(dim) is int and dim >= 0 for dim in shape)
+    # An empty tensor takes no bytes, whatever its other dimensions are.
+    if not is_shape or prod(max(dim, 1) for dim in shape) >= 2**63:
         fail(f"tensor {name!r} has the impossible shape {shape}")
     num_bytes = prod(shape) * DTYPES[dtype].itemsize
     if begin < 0 or end - begin != num_bytes:

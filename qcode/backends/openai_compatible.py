@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Literal, cast
 
+from qcode.backends.adaptation import MAX_ADAPTATIONS, adapted
+from qcode.backends.endpoint_profile import EndpointProfile
 from qcode.backends.http import ChatEndpoint, RequestFailed, Timers
 from qcode.backends.retry import Failure, retry_wait_s
-from qcode.engine.chat.answer import AnswerParser, stop_reason
+from qcode.backends.server_facts import ask_server
+from qcode.backends.server_text import ServerText
+from qcode.engine.chat.answer import stop_reason
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import (
     Chunk,
@@ -34,20 +40,28 @@ from qcode.protocol.messages import (
     ReasoningBlock,
     ToolCall,
 )
-from qcode.wire.openai_chat import StreamDecoder
-from qcode.wire.openai_request import encode_request
+from qcode.protocol.sampling import SamplingParams
+from qcode.wire.openai_chat import StreamDecoder, has_output
+from qcode.wire.openai_errors import stated_window
+from qcode.wire.openai_request import JsonObject, encode_request
 
 if TYPE_CHECKING:
     import httpx
 
-_CONTEXT_KEYS = ("max_model_len", "context_length", "context_window", "max_context_length")
+_TOKENS_PER_CHAR = 0.3  # of JSON with code in it, until an answer's usage tells
+_MARGIN_TOKENS = 64
+_MIN_ANSWER_TOKENS = 256
 
 
 class OpenAICompatibleBackend:
     """`base_url` is accepted with or without `/v1`. Without `model` the first one the server
-    lists is used; `model.name` is empty until it has been asked. `extra_body` is added to each
-    request as it stands. `jitter`, in [0, 1), spreads retries; `transport` replaces the network
-    in tests."""
+    lists is used; `model.name` is empty until it has been asked.
+
+    `extra_body` is added to each request as it stands; `sampling` fills in what a request leaves
+    open. `profile` is what is known of the endpoint; `on_learned` gets it with the model's name
+    whenever an answer or a refusal has added to it. `notices` are lines for the person. `jitter`,
+    in [0, 1), spreads retries; `transport` replaces the network in tests.
+    """
 
     def __init__(
         self,
@@ -59,6 +73,10 @@ class OpenAICompatibleBackend:
         context_window: int | None = None,
         strength: Literal["small", "large"] = "large",
         extra_body: Mapping[str, object] | None = None,
+        sampling: SamplingParams | None = None,
+        profile: EndpointProfile | None = None,
+        on_learned: Callable[[str, EndpointProfile], None] | None = None,
+        notices: tuple[str, ...] = (),
         timers: Timers | None = None,
         jitter: Callable[[], float] = random.random,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -68,7 +86,13 @@ class OpenAICompatibleBackend:
         )
         self._jitter = jitter
         self._extra_body = dict(extra_body or {})
-        self._model = ModelInfo(name=model or "", context_window=context_window, strength=strength)
+        self._sampling = sampling or SamplingParams()
+        self._profile = profile or EndpointProfile()
+        self._on_learned = on_learned
+        self._tokens_per_char = _TOKENS_PER_CHAR
+        self.notices = notices
+        window = context_window or self._profile.context_window
+        self._model = ModelInfo(name=model or "", context_window=window, strength=strength)
 
     @property
     def model(self) -> ModelInfo:
@@ -78,16 +102,26 @@ class OpenAICompatibleBackend:
         await self._endpoint.aclose()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """A failed try that may be mended is announced by `Retrying` and made again."""
-        tries = breaks = 0
+        """A failed try that may be mended is announced by `Retrying` and made again. One that was
+        refused for the way it was worded is worded anew, unannounced."""
+        request = replace(request, sampling=_filled(request.sampling, self._sampling))
+        tries = breaks = adaptations = 0
         while True:
             tries += 1
+            body: JsonObject = {}
             try:
-                async with aclosing(self._try(request)) as chunks:
+                if not self._model.name:
+                    await self._ask_for_model()
+                body = self._body(request)
+                async with aclosing(self._try(request, body)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
             except RequestFailed as failed:
+                if adaptations < MAX_ADAPTATIONS and self._adapt(failed, body):
+                    adaptations += 1
+                    tries -= 1
+                    continue
                 breaks += failed.failure.kind == "broken"
                 wait_s = retry_wait_s(
                     failed.failure, tries=tries, breaks=breaks, jitter=self._jitter
@@ -97,13 +131,11 @@ class OpenAICompatibleBackend:
                 yield Retrying(attempt=tries, wait_s=wait_s, reason=failed.error.message)
             await asyncio.sleep(wait_s)
 
-    async def _try(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        if not self._model.name:
-            self._model = await self._listed_model()
-        body = encode_request(request, model=self._model.name, extra_body=self._extra_body)
-        answer = _Answer(AnswerParser(request.tools))
+    async def _try(self, request: ChatRequest, body: JsonObject) -> AsyncGenerator[Chunk, None]:
+        answer = _Answer(ServerText(request.tools, fenced_calls=self._profile.fenced_calls))
         done = False
-        async with aclosing(self._endpoint.post_events("chat/completions", body)) as events:
+        events = self._endpoint.post_events("chat/completions", body, has_output=has_output)
+        async with aclosing(events):
             async for event in events:
                 if event is None:
                     done = True
@@ -114,18 +146,78 @@ class OpenAICompatibleBackend:
                     raise self._failed_inside(failure) from failure
                 for delta in deltas:
                     yield delta
-        if not (done or answer.decoder.finished):
-            error = BackendUnavailable(f"{self._endpoint.shown_url} broke off its answer")
+        if not (answer.decoder.finished or (done and answer.decoder.begun)):
+            what = "answered with something that is not a completion" if done else "broke off"
+            error = BackendUnavailable(f"{self._endpoint.shown_url} {what}")
             raise RequestFailed(Failure(kind="broken"), error)
         deltas, message = answer.finish(self._model.name)
         for delta in deltas:
             yield delta
+        self._learn_from(answer.decoder, body)
         yield Completed(message=message)
 
-    async def _listed_model(self) -> ModelInfo:
+    # Requests
+
+    def _body(self, request: ChatRequest) -> JsonObject:
+        body = encode_request(
+            request,
+            model=self._model.name,
+            dialect=self._profile.dialect,
+            extra_body=self._extra_body,
+        )
+        field = self._profile.dialect.max_tokens_field
+        window, asked = self._model.context_window, body.get(field)
+        if window is not None and isinstance(asked, int):
+            left = window - round(_num_chars(body) * self._tokens_per_char) - _MARGIN_TOKENS
+            body[field] = min(asked, max(left, _MIN_ANSWER_TOKENS))
+        return body
+
+    async def _ask_for_model(self) -> None:
         """Which model answers where none was named. Raises RequestFailed."""
-        listed = await self._endpoint.get_json("models")
-        return _first_model(listed, self._model, self._endpoint.shown_url)
+        facts = await ask_server(self._endpoint, None)
+        window = self._model.context_window or facts.context_window
+        self._model = replace(self._model, name=facts.model, context_window=window)
+
+    # What answers teach
+
+    def _learn_from(self, decoder: StreamDecoder, body: JsonObject) -> None:
+        num_chars = _num_chars(body) if decoder.usage.input_tokens else 0
+        if num_chars >= 1000:
+            measured = decoder.usage.input_tokens / num_chars
+            self._tokens_per_char = min(1.0, max(0.1, measured))
+        dialect = self._profile.dialect
+        if decoder.reasoning_field not in ("", dialect.reasoning_field):
+            name = cast(Literal["reasoning_content", "reasoning"], decoder.reasoning_field)
+            self._learned(dialect=replace(dialect, reasoning_field=name))
+
+    def _adapt(self, failed: RequestFailed, body: JsonObject) -> bool:
+        """Whether the same request can be put differently now."""
+        error = failed.error
+        if isinstance(error, ContextOverflow):
+            return self._learn_window(error, body)
+        if not isinstance(error, InvalidResponse) or failed.failure.status not in (400, 422):
+            return False
+        dialect = adapted(self._profile.dialect, error.message, body)
+        if dialect is None:
+            return False
+        self._learned(dialect=dialect)
+        return True
+
+    def _learn_window(self, error: ContextOverflow, body: JsonObject) -> bool:
+        """A refusal often names the window. That may be all it takes: the prompt may fit, and only
+        the room asked for its answer be too large."""
+        window, known = stated_window(error.message), self._model.context_window
+        if window is None or (known is not None and known <= window):
+            return False
+        self._model = replace(self._model, context_window=window)
+        self._learned(context_window=window)
+        fits = _num_chars(body) * self._tokens_per_char < window - _MIN_ANSWER_TOKENS
+        return fits and self._profile.dialect.max_tokens_field in body
+
+    def _learned(self, **changes: object) -> None:
+        self._profile = replace(self._profile, **changes)  # type: ignore[arg-type]
+        if self._on_learned is not None:
+            self._on_learned(self._model.name, self._profile)
 
     def _failed_inside(self, error: BackendError) -> RequestFailed:
         """An error that came as an event: the status line had promised success."""
@@ -141,16 +233,16 @@ class _Answer:
     """One streamed answer. Its text passes a parser, because servers leave thinking and calls in
     it; calls found there count where the server itself reports none."""
 
-    def __init__(self, parser: AnswerParser) -> None:
+    def __init__(self, text: ServerText) -> None:
         self.decoder = StreamDecoder()
-        self._parser = parser
+        self._text = text
         self._reasoning: list[str] = []
 
     def feed(self, event: Mapping[str, object]) -> list[Delta]:
         deltas: list[Delta] = []
         for delta in self.decoder.feed(event):
             if isinstance(delta, TextDelta):
-                deltas.extend(self._shown(list(self._parser.feed(delta.text))))
+                deltas.extend(self._shown(self._text.feed(delta.text)))
                 continue
             if isinstance(delta, ReasoningDelta):
                 self._reasoning.append(delta.text)
@@ -165,8 +257,7 @@ class _Answer:
 
     def finish(self, model: str) -> tuple[list[Delta], AssistantMessage]:
         truncated = self.decoder.truncated
-        deltas = self._shown(list(self._parser.flush(truncated=truncated)))
-        written = self._parser.finish(truncated=truncated)
+        deltas, written = self._text.finish(truncated=truncated)
         last, calls = self.decoder.calls.finish(truncated=truncated)
         blocks: list[Block] = []
         if self._reasoning:
@@ -179,27 +270,19 @@ class _Answer:
             model=self.decoder.model or model,
             usage=self.decoder.usage,
         )
-        return [*deltas, *last], message
+        return [*self._shown(deltas), *last], message
 
 
-def _first_model(listed: object, info: ModelInfo, url: str) -> ModelInfo:
-    models = listed.get("data") if isinstance(listed, dict) else None
-    first = models[0] if isinstance(models, list) and models else None
-    name = first.get("id") if isinstance(first, dict) else None
-    if not isinstance(first, dict) or not isinstance(name, str) or not name:
-        raise RequestFailed(
-            Failure(kind="final"),
-            InvalidResponse(f"{url} lists no models", "name one with --model"),
-        )
-    return ModelInfo(
-        name=name,
-        context_window=info.context_window or _context_window(first),
-        strength=info.strength,
-    )
+def _filled(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:
+    """`asked`, with the defaults where it leaves something open."""
+    changes = {
+        each.name: getattr(defaults, each.name)
+        for each in fields(SamplingParams)
+        if getattr(asked, each.name) in (None, ())
+    }
+    return replace(asked, **changes)
 
 
-def _context_window(listed: Mapping[str, object]) -> int | None:
-    meta = listed.get("meta")
-    found = [listed.get(key) for key in _CONTEXT_KEYS]
-    found.append(meta.get("n_ctx_train") if isinstance(meta, dict) else None)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+def _num_chars(body: JsonObject) -> int:
+    """How long the prompt is, template aside."""
+    return len(json.dumps([body.get("messages"), body.get("tools")], ensure_ascii=False))

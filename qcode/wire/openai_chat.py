@@ -28,13 +28,32 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _FAILED_ENDS = ("error", "abort")
 
 
+def has_output(event: Mapping[str, object]) -> bool:
+    """Whether an event carries something of the model's, or its end: servers announce an answer
+    long before its first token."""
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        delta = choice.get("delta") or choice.get("message")
+        said = (
+            (value for key, value in delta.items() if key != "role")
+            if isinstance(delta, dict)
+            else ()
+        )
+        if choice.get("finish_reason") or any(said):
+            return True
+    return bool(event.get("error"))
+
+
 @dataclass(slots=True)
 class StreamDecoder:
     """Collects one streamed answer. `feed` takes the JSON of one event.
 
     Whether calls were made is told by the calls, never by `finish_reason`, which servers get
     wrong. `finished` says that the answer came to its end. `reasoning_field` names the field in
-    which thinking came, for where a server wants it back; empty if none did.
+    which thinking came, for where a server wants it back; empty if none did. `begun`: there was
+    an event of a completion at all.
     """
 
     calls: ToolCallStream = field(default_factory=ToolCallStream)
@@ -43,6 +62,7 @@ class StreamDecoder:
     finish_reason: str = ""
     reasoning_field: str = ""
     has_usage: bool = False
+    begun: bool = False
 
     @property
     def finished(self) -> bool:
@@ -65,6 +85,7 @@ class StreamDecoder:
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
             return []
+        self.begun = True
         if choice.get("error"):
             raise error_from_payload(choice)
         delta = choice.get("delta") or choice.get("message")

@@ -1,0 +1,47 @@
+"""Learning a server's dialect from what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from qcode.wire.openai_request import Dialect
+
+OPTIONAL_FIELDS = (
+    "stream_options",
+    "parallel_tool_calls",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+)
+"""Request fields an answer can do without."""
+
+MAX_ADAPTATIONS = 6
+_WANTED = re.compile(r"pass(?:ed)? back|missing|required|must be (?:present|provided)")
+
+
+def adapted(dialect: Dialect, refusal: str, body: Mapping[str, object]) -> Dialect | None:
+    """The dialect that may please a server which refused `body` with these words; None where they
+    name nothing that can be changed."""
+    words = refusal.lower()
+    if "max_completion_tokens" in words and "max_tokens" in body:
+        return replace(dialect, max_tokens_field="max_completion_tokens")
+    if "reasoning_content" in words or "reasoning field" in words:
+        wanted = _WANTED.search(words) is not None and dialect.reasoning != "require"
+        changed = replace(dialect, reasoning="require" if wanted else "drop")
+        return changed if changed != dialect else None
+    refused = {name for name in OPTIONAL_FIELDS if name in body and _names(words, name)}
+    return replace(dialect, omitted=dialect.omitted | refused) if refused else None
+
+
+def _names(words: str, field: str) -> bool:
+    """Whether the field is named as such: `stop` is an ordinary word too."""
+    named = rf"\b{field}\b" if "_" in field else rf"[\"'`]{field}[\"'`]|\b{field}:"
+    return re.search(named, words) is not None

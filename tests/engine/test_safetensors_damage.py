@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ DAMAGED_LAYER = "model.layers.1.mlp.up_proj"
 BY_NAME = {form.name: form for form in FORMATS}
 
 Damage = Callable[[Parts], object]
+Damaged = Callable[[str, Damage], None]
 
 
 def put(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
@@ -140,9 +143,39 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A checkpoint of the format with this name."""
+
+    @cache
+    def write(name: str) -> Path:
+        return write_quantized(tmp_path_factory.mktemp("intact"), "qwen2", BY_NAME[name]).directory
+
+    return write
+
+
+@pytest.fixture
+def damaged(intact: Callable[[str], Path], tmp_path: Path) -> Damaged:
+    """Puts a checkpoint of the format with this name, with damage in one layer, in `tmp_path`."""
+
+    def write(name: str, damage: Damage) -> None:
+        copytree(intact(name), tmp_path, dirs_exist_ok=True)
+        tensors = load_file(tmp_path / "model.safetensors")
+        prefix = f"{DAMAGED_LAYER}."
+        parts = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        others = {n: t for n, t in tensors.items() if not n.startswith(prefix)}
+        damage(parts)
+        parts = {f"{prefix}{part}": tensor for part, tensor in parts.items()}
+        save_file(others | parts, tmp_path / "model.safetensors")
+
+    return write
+
+
 @pytest.mark.parametrize(("name", "damage", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_contradictions_are_named(name: str, damage: Damage, message: str, tmp_path: Path) -> None:
-    damaged(tmp_path, name, damage)
+def test_contradictions_are_named(
+    name: str, damage: Damage, message: str, damaged: Damaged, tmp_path: Path
+) -> None:
+    damaged(name, damage)
     with pytest.raises(CheckpointError, match=message) as error:
         load_model(tmp_path)
     assert f"{tmp_path / 'model.safetensors'}: " in error.value.message
@@ -157,8 +190,10 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize(("name", "damage"), STRANGERS.values(), ids=STRANGERS)
-def test_tensors_nothing_is_known_about(name: str, damage: Damage, tmp_path: Path) -> None:
-    damaged(tmp_path, name, damage)
+def test_tensors_nothing_is_known_about(
+    name: str, damage: Damage, damaged: Damaged, tmp_path: Path
+) -> None:
+    damaged(name, damage)
     with pytest.raises(UnsupportedModel, match=f"not known what '{DAMAGED_LAYER}"):
         load_model(tmp_path)
 
@@ -172,14 +207,14 @@ def test_symmetric_weights_with_another_zero_point(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_scales_beside_an_unpacked_matrix(tmp_path: Path) -> None:
-    damaged(tmp_path, "fp8-blocks", put("weight", torch.Tensor.bfloat16))
+def test_scales_beside_an_unpacked_matrix(damaged: Damaged, tmp_path: Path) -> None:
+    damaged("fp8-blocks", put("weight", torch.Tensor.bfloat16))
     with pytest.raises(UnsupportedModel, match=f"{DAMAGED_LAYER}.weight_scale_inv"):
         load_model(tmp_path)
 
 
-def test_a_norm_that_is_not_floats(tmp_path: Path) -> None:
-    damaged(tmp_path, "fp8-blocks", lambda parts: None)
+def test_a_norm_that_is_not_floats(damaged: Damaged, tmp_path: Path) -> None:
+    damaged("fp8-blocks", lambda parts: None)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.float8_e4m3fn)
     save_file(tensors, tmp_path / "model.safetensors")
@@ -192,18 +227,6 @@ def test_too_few_stacked_experts(tmp_path: Path) -> None:
     rewrite_config(tmp_path, {"num_experts": 9})
     with pytest.raises(CheckpointError, match=r"mlp\.(gate|experts\.gate_up_proj)\S* is \[8, "):
         load_model(tmp_path)
-
-
-def damaged(directory: Path, name: str, damage: Damage) -> None:
-    """A checkpoint of the format `name` with damage in one layer."""
-    write_quantized(directory, "qwen2", BY_NAME[name])
-    tensors = load_file(directory / "model.safetensors")
-    prefix = f"{DAMAGED_LAYER}."
-    parts = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    others = {n: t for n, t in tensors.items() if not n.startswith(prefix)}
-    damage(parts)
-    parts = {f"{prefix}{part}": tensor for part, tensor in parts.items()}
-    save_file(others | parts, directory / "model.safetensors")
 
 
 def rewrite_config(directory: Path, changes: Config) -> None:

@@ -68,6 +68,7 @@ def test_values_are_those_of_an_independent_decoder(written: Quantized, form: Fo
         check_values(weight.dequantize(), expected, form)
         check_values(weight.rows(ids), expected[ids], form)
         check_values(weight.decode(slice(3, 29)), expected[3:29], form)
+        assert weight.rows(ids[:0]).shape == (0, expected.shape[1])
         x = torch.randn(5, expected.shape[1], generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(weight.linear(x), x @ expected.T, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(weight.linear(x[:1]), x[:1] @ expected.T, rtol=1e-4, atol=1e-5)

@@ -96,7 +96,8 @@ class BlockGrid:
         elif of_rows.shape[1] == 1:
             operation(values, of_rows)
         elif num_columns % block_columns == 0:
-            operation(values.view(num_rows, -1, block_columns), of_rows[:, :, None])
+            blocks = values.view(num_rows, of_rows.shape[1], block_columns)
+            operation(blocks, of_rows[:, :, None])
         else:
             operation(values, of_rows.repeat_interleave(block_columns, 1)[:, :num_columns])
 

@@ -20,8 +20,9 @@ def byte_table(levels: Tensor) -> Tensor:
 def decode_bytes(packed: Tensor, table: Tensor) -> Tensor:
     """packed [n, bytes] of any one-byte dtype, table [256, v] -> [n, bytes * v] float32."""
     codes = packed.contiguous().view(torch.uint8).view(-1).int()
+    shape = packed.shape[0], packed.shape[1] * table.shape[1]
     if table.shape[1] == 2:
         # Looking up single numbers is faster than rows, so a pair is looked up as one of 64 bits.
         pairs = table.view(torch.float64).view(-1).index_select(0, codes)
-        return pairs.view(torch.float32).view(packed.shape[0], -1)
-    return table.index_select(0, codes).view(packed.shape[0], -1)
+        return pairs.view(torch.float32).view(shape)
+    return table.index_select(0, codes).view(shape)

@@ -66,7 +66,7 @@ class PackedIntegerWeight(DecodedWeight):
         in_features = self._shape[1]
         if self._table is not None:
             # The lowest bits of a word are in its first byte on every machine torch runs on.
-            stored = words.reshape(-1).view(torch.uint8).view(len(words), -1)
+            stored = words.reshape(-1).view(torch.uint8).view(len(words), 4 * words.shape[1])
             values = decode_bytes(stored, self._table)
             return values if values.shape[1] == in_features else values[:, :in_features].clone()
         positions = torch.arange(in_features, device=words.device)

@@ -208,7 +208,10 @@ class Engine:
         self._outputs = [x for x in self._outputs if x.request_id != request_id]
 
     def step(self) -> list[TokenOutput]:
-        """Move every running request on: a chunk of its prompt or a token of its answer."""
+        """Move every running request on: a chunk of its prompt or a token of its answer.
+
+        Raises `OutOfMemory`, or `CheckpointError` when the model's file has been cut meanwhile.
+        """
         outputs, self._outputs = self._outputs, []
         scheduled = self._scheduler.schedule()
         if scheduled:
@@ -216,6 +219,7 @@ class Engine:
         return outputs
 
     def _run(self, scheduled: list[Scheduled]) -> StepResult:
+        self.loaded.check_files()
         started = time.perf_counter()
         result = self._runner.run(scheduled, self._scheduler.copies, self._scheduler.state_copies)
         num_tokens = sum(item.num_tokens for item in scheduled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from paged_run import layer_caches
 from random_checkpoint import FAMILIES, Family, random_vocabulary, write_gguf, write_safetensors
 
 from qcode.engine.checkpoint.gguf import GgufFile
+from qcode.engine.engine import Engine
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.models.loading import LoadedModel, load_model
-from qcode.protocol.errors import QcodeError
+from qcode.engine.options import EngineOptions
+from qcode.protocol.errors import CheckpointError, QcodeError
+from qcode.protocol.sampling import SamplingParams
 
 TEMPLATE = "{{ messages[0].content }}"
 
@@ -67,6 +71,24 @@ def test_every_answer_can_end(tmp_path: Path) -> None:
     special_ids = random_vocabulary().special_ids
     expected = {special_ids["<|im_end|>"], special_ids["<|endoftext|>"]}
     assert load_model(tmp_path / "model.gguf").tokenizer.eos_ids == expected
+
+
+@pytest.mark.parametrize("is_gguf", [True, False], ids=["gguf", "safetensors"])
+def test_a_file_cut_between_two_steps_ends_the_request_and_not_the_process(
+    is_gguf: bool, tmp_path: Path
+) -> None:
+    if is_gguf:
+        file = path = tmp_path / "model.gguf"
+        write_gguf(path, matrix_type="Q4_1", hidden_size=64)
+    else:
+        path = write_safetensors(tmp_path)
+        file = path / "model.safetensors"
+    engine = Engine.load(path, EngineOptions(context_window=64))
+    engine.submit([5, 6, 7], SamplingParams(temperature=0, max_tokens=20))
+    engine.step()
+    os.truncate(file, 4096)
+    with pytest.raises(CheckpointError, match="cut short"):
+        engine.step()
 
 
 def test_damaged_files_load_or_fail_with_one_error(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ class GgufFile:
         tensor = self.tensors[name]
         return self._file.view(tensor.offset, tensor.num_bytes)
 
+    def check(self) -> None:
+        """Raises CheckpointError when the file has been cut since it was opened."""
+        self._file.check()
+
     def release(self, name: str) -> None:
         """Let go of the memory behind a tensor whose bytes have been copied elsewhere."""
         tensor = self.tensors[name]

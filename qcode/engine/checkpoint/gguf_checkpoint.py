@@ -81,6 +81,11 @@ class GgufCheckpoint:
             total[BLOCK_LAYOUTS[tensor.ggml_type].name] += tensor.num_bytes
         return dict(total.most_common())
 
+    def check_files(self) -> None:
+        """Raises CheckpointError when a file has been cut since it was opened: weights may be
+        views of it, and reading what is gone would kill the process."""
+        self.file.check()
+
     def has(self, name: str) -> bool:
         return self._stored_name(name) in self.file.tensors
 

@@ -46,6 +46,11 @@ class GgufParts:
         """[num_bytes] uint8: the packed bytes of a tensor. Raises CheckpointError."""
         return self._file_of[name].raw(name)
 
+    def check(self) -> None:
+        """Raises CheckpointError when a file has been cut since it was opened."""
+        for file in self.files:
+            file.check()
+
     def path_of(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._file_of[name].path

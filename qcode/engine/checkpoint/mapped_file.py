@@ -33,6 +33,8 @@ class MappedFile:
                 raise CheckpointError(f"{path}: the file is empty")
             self.size = status.st_size
             self.buffer = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be mapped: {error.strerror}") from error
         finally:
             os.close(descriptor)
         with warnings.catch_warnings():
@@ -40,14 +42,18 @@ class MappedFile:
             warnings.simplefilter("ignore", UserWarning)
             self._bytes = torch.frombuffer(self.buffer, dtype=torch.uint8)
 
-    def view(self, offset: int, num_bytes: int) -> Tensor:
-        """[num_bytes] uint8, a view of the file.
+    def check(self) -> None:
+        """Raises CheckpointError when the file has been cut since it was opened.
 
-        Raises CheckpointError when the file has been cut since it was opened: reading past its
-        end would kill the process.
+        Reading past its end would kill the process. The check takes a microsecond; a file that is
+        cut between it and the reading is not noticed.
         """
         if self.buffer.size() < self.size:
             raise CheckpointError(f"{self.path}: the file was cut short while in use")
+
+    def view(self, offset: int, num_bytes: int) -> Tensor:
+        """[num_bytes] uint8, a view of the file. Raises CheckpointError as `check`."""
+        self.check()
         return self._bytes[offset : offset + num_bytes]
 
     def release(self, offset: int, num_bytes: int) -> None:

@@ -77,6 +77,10 @@ class SafetensorsFile:
             raw = raw.clone()  # torch cannot view unaligned bytes as numbers
         return raw.view(info.torch_dtype).view(info.shape)
 
+    def check(self) -> None:
+        """Raises CheckpointError when the file has been cut since it was opened."""
+        self._file.check()
+
     def release(self) -> None:
         """Let go of the memory behind all that was read; reading it again is slower."""
         self._file.release(0, self._file.size)

@@ -56,11 +56,18 @@ class SafetensorsCheckpoint:
             str(path / "config.json"),
         )
         self._files = _open_shards(path)
+        self._shards = tuple(set(self._files.values()))
         self._modules = _by_module(self._files)
         self._dtype = dtype
         self._device = device
         self._scheme = self._as_stored(quantization_scheme(path, config))
         self._fused: tuple[str, list[DecodedWeight]] = "", []
+
+    def check_files(self) -> None:
+        """Raises CheckpointError when a file has been cut since it was opened: weights may be
+        views of it, and reading what is gone would kill the process."""
+        for file in self._shards:
+            file.check()
 
     def has(self, name: str) -> bool:
         return name in self._files
@@ -112,7 +119,7 @@ class SafetensorsCheckpoint:
 
     def release(self) -> None:
         """Let go of the memory behind all that was read; reading it again is slower."""
-        for file in set(self._files.values()):
+        for file in self._shards:
             file.release()
 
     def format_mix(self) -> Mapping[str, int]:

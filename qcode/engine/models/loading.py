@@ -36,6 +36,8 @@ class LoadedModel:
     config: ModelConfig
     chat_template: str | None
     """The Jinja template the checkpoint brings; untrusted."""
+    check_files: Callable[[], None]
+    """Raises CheckpointError when a file of the weights has been cut; call it before each step."""
 
 
 def load_model(
@@ -67,6 +69,7 @@ def load_model(
         tokenizer=tokenizer.result(),
         config=checkpoint.config,
         chat_template=read_chat_template(checkpoint),
+        check_files=checkpoint.check_files,
     )
 
 

@@ -187,7 +187,6 @@ class _Answering:
         try:
             asyncio.run(self._main(ask))
         except asyncio.CancelledError:
-            self._progress.line("interrupted")
             number = self._interruption.number if self._interruption else None
             return INTERRUPTED if number is None else SIGNAL + number
         except BrokenPipeError:
@@ -204,14 +203,18 @@ class _Answering:
         backend = LocalBackend(
             self._path, name=self._name, options=self._options, progress=self._show_loading
         )
-        for notice in await asyncio.to_thread(lambda: backend.notices):
-            self._progress.line(notice)
         try:
+            for notice in await asyncio.to_thread(lambda: backend.notices):
+                self._progress.line(notice)
             await backend.start().engine()
             self._timing.asked_s = time.monotonic()
             async with aclosing(ask(backend)) as chunks:
                 async for chunk in chunks:
                     self._show(chunk)
+        except asyncio.CancelledError:
+            # Before the engine is waited for: the process may end first.
+            self._progress.line("interrupted")
+            raise
         finally:
             self._progress.clear_live()
             await backend.aclose()

@@ -7,6 +7,7 @@ from typing import assert_never
 from qcode.protocol.errors import (
     AuthenticationFailed,
     BackendUnavailable,
+    BadInput,
     LimitReached,
     QcodeError,
     RateLimited,
@@ -27,10 +28,6 @@ VERIFY_FAILED = 60
 TRY_AGAIN = 75
 INTERRUPTED = 130
 SIGNAL = 128
-
-
-class BadInput(QcodeError):
-    """A prompt, standard input or session that cannot be worked with."""
 
 
 def exit_code_of_error(error: QcodeError) -> int:

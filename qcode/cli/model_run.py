@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qcode.cli.exit_codes import INTERRUPTED, SIGNAL, BadInput
+from qcode.cli.exit_codes import INTERRUPTED, SIGNAL
 from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.interruption import Interruption
@@ -33,6 +33,7 @@ from qcode.engine.options import EngineOptions
 from qcode.frontends.progress import Progress
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import Chunk, Completed, PrefillProgress, ReasoningDelta, TextDelta
+from qcode.protocol.errors import BadInput
 from qcode.protocol.messages import UserMessage
 from qcode.protocol.sampling import SamplingParams
 from qcode.sandbox.terminal_text import printable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qcode.cli.exit_codes import INTERRUPTED, BadInput
+from qcode.cli.exit_codes import INTERRUPTED
 from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.logs import configure_logging
@@ -28,6 +28,7 @@ from qcode.cli.prompt_input import read_file_or_stdin
 from qcode.config.locations import Locations
 from qcode.engine.context_window import context_notice
 from qcode.frontends.progress import Progress
+from qcode.protocol.errors import BadInput
 
 if TYPE_CHECKING:
     from qcode.engine.engine import Engine

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from qcode.cli.exit_codes import BadInput
+from qcode.protocol.errors import BadInput
 
 MAX_BYTES = 4 << 20
 # A parent process may leave a pipe open that nobody will ever write to.

@@ -15,7 +15,7 @@ import typer
 
 from qcode.assembly import open_agent
 from qcode.cli.app import obtain_model
-from qcode.cli.exit_codes import SIGNAL, BadInput, exit_code
+from qcode.cli.exit_codes import SIGNAL, exit_code
 from qcode.cli.flags import (
     AllowFlag,
     ApprovalModeFlag,
@@ -48,7 +48,7 @@ from qcode.frontends.headless import (
 from qcode.frontends.headless_approval import RefusingApprover, TerminalApprover
 from qcode.frontends.progress import Progress
 from qcode.frontends.stream_json import RunFacts
-from qcode.protocol.errors import QcodeError
+from qcode.protocol.errors import BadInput, QcodeError
 from qcode.protocol.events import TurnFinished
 from qcode.protocol.permissions import Approver
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from qcode.frontends.partial_messages import JsonObject
 from qcode.frontends.progress import Progress
-from qcode.frontends.stream_json import JsonObject, RunFacts, StreamJson
+from qcode.frontends.stream_json import RunFacts, StreamJson
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.events import Event, TurnFinished
 from qcode.sandbox.terminal_text import printable
@@ -78,6 +79,15 @@ class JsonOutput:
             self._translator.finish(finished)
         if not self._stream:
             self._write(json.dumps(self._objects) + "\n")
+
+    def complain(self, error: QcodeError) -> None:
+        """Tells of something wrong that does not end the run."""
+        if self._translator is not None:
+            self._translator.complain(error)
+
+    def tell(self, value: JsonObject) -> None:
+        """Puts an object of another kind among those of the run."""
+        self._emit(value)
 
     def _emit(self, value: JsonObject) -> None:
         if self._stream:

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qcode import __version__
-from qcode.protocol.chunks import Delta, ReasoningDelta, Retrying, TextDelta, ToolCallDelta
-from qcode.protocol.errors import LimitReached
+from qcode.agent.limits import Prices
+from qcode.frontends.partial_messages import JsonObject, PartialMessages, usage_object
+from qcode.protocol.chunks import ReasoningDelta, Retrying, TextDelta, ToolCallDelta
+from qcode.protocol.errors import AnswerNotInForm, LimitReached, QcodeError
 from qcode.protocol.events import (
     ApprovalResolved,
     ContextCompacted,
     Event,
     MessageAdded,
+    Notice,
     StepStarted,
     TurnFinished,
     TurnStarted,
@@ -37,8 +40,6 @@ from qcode.protocol.messages import (
     UserMessage,
 )
 
-JsonObject = dict[str, object]
-
 _STOP_REASONS: dict[StopReason, str | None] = {
     "end": "end_turn",
     "tool_calls": "tool_use",
@@ -54,7 +55,7 @@ def _random_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What the first object says about a run."""
+    """What the objects say about a run as a whole. `structured` answers are JSON text."""
 
     session_id: str
     cwd: str
@@ -62,16 +63,19 @@ class RunFacts:
     mode: str
     tools: tuple[str, ...] = ()
     context_window: int | None = None
+    prices: Prices = field(default_factory=Prices)
+    structured: bool = False
 
 
-@dataclass(slots=True)
-class _OpenMessage:
-    """An answer being streamed: `block` is the kind (and call) of its block not yet closed."""
+def control_success(request_id: str, response: JsonObject) -> JsonObject:
+    """The answer to a control request."""
+    inner = {"subtype": "success", "request_id": request_id, "response": response}
+    return {"type": "control_response", "response": inner}
 
-    id: str
-    index: int = -1
-    block: tuple[str, int] | None = None
-    calls: dict[int, str] = field(default_factory=dict)
+
+def control_error(request_id: str, problem: str) -> JsonObject:
+    inner = {"subtype": "error", "request_id": request_id, "error": problem}
+    return {"type": "control_response", "response": inner}
 
 
 class StreamJson:
@@ -88,15 +92,17 @@ class StreamJson:
     ) -> None:
         self._facts = facts
         self._emit_object = emit
-        self._partial = partial
         self._new_id = new_id
         self._clock = clock
         self._began = clock()
+        self._num_turns = 0
         self._step_began = self._began
         self._model_s = 0.0
         self._prompt: str | None = None
         self._last_stop: str | None = None
-        self._open: _OpenMessage | None = None
+        self._streamed: PartialMessages | None = None
+        if partial:
+            self._streamed = PartialMessages(self._stream_event, facts.model, new_id)
         self._calls: dict[str, ToolCall] = {}
         self._denials: list[JsonObject] = []
 
@@ -120,14 +126,14 @@ class StreamJson:
     def show(self, event: Event) -> None:
         match event:
             case TurnStarted():
-                self._prompt = event.prompt
+                self._begin_turn(event)
             case StepStarted():
                 self._step_began = self._clock()
             case TextDelta() | ReasoningDelta() | ToolCallDelta():
-                if self._partial:
-                    self._delta(event)
+                if self._streamed is not None:
+                    self._streamed.show(event)
             case Retrying():
-                self._close_message(stop_reason=None, usage=Usage())
+                self._end_streamed(None)
             case MessageAdded():
                 self._message(event)
             case ApprovalResolved():
@@ -138,31 +144,44 @@ class StreamJson:
                     subtype="compact_boundary",
                     compact_metadata={"trigger": "auto", "pre_tokens": event.before_tokens},
                 )
+            case Notice(level="warning"):
+                self._emit("system", subtype="warning", message=event.text)
             case _:
                 pass
 
+    def complain(self, error: QcodeError) -> None:
+        """Something is wrong that ends neither turn nor run."""
+        self._emit("system", subtype="error", is_error=True, error=_described(error))
+
     def finish(self, finished: TurnFinished) -> None:
-        self._close_message(stop_reason=None, usage=Usage())
+        self._end_streamed(None)
         error = _error(finished)
-        subtype = "success" if error is None else "error_during_execution"
-        if isinstance(finished.error, LimitReached) and finished.error.limit == "max_turns":
-            subtype = "error_max_turns"
         outcome: JsonObject = {"result": finished.text} if error is None else {"error": error}
+        structured = self._facts.structured and error is None
         self._emit(
             "result",
-            subtype=subtype,
+            subtype="success" if error is None else _error_subtype(finished.error),
             is_error=error is not None,
             duration_ms=_milliseconds(self._clock() - self._began),
             duration_api_ms=_milliseconds(self._model_s),
             num_turns=finished.num_steps,
             **outcome,
             stop_reason=self._last_stop,
-            total_cost_usd=0,
-            usage=_usage(finished.usage),
+            total_cost_usd=self._facts.prices.cost(finished.usage),
+            usage=usage_object(finished.usage),
             modelUsage={self._facts.model: self._model_usage(finished.usage)},
             permission_denials=self._denials,
-            structured_output=None,
+            structured_output=json.loads(finished.text) if structured else None,
         )
+
+    def _begin_turn(self, event: TurnStarted) -> None:
+        self._prompt = event.prompt
+        if self._num_turns:  # the first one's time includes what came before it
+            self._began = self._clock()
+        self._num_turns += 1
+        self._model_s = 0.0
+        self._last_stop = None
+        self._denials = []
 
     def _emit(self, kind: str, **fields: object) -> None:
         head: JsonObject = {"type": kind}
@@ -198,8 +217,7 @@ class StreamJson:
         self._model_s += self._clock() - self._step_began
         self._calls |= {call.id: call for call in message.tool_calls}
         self._last_stop = _STOP_REASONS[message.stop_reason]
-        message_id = self._open.id if self._open is not None else self._new_id()
-        self._close_message(stop_reason=self._last_stop, usage=message.usage)
+        message_id = self._end_streamed(message) or self._new_id()
         self._emit(
             "assistant",
             parent_tool_use_id=None,
@@ -210,7 +228,7 @@ class StreamJson:
                 "model": message.model,
                 "content": [_block(block) for block in message.blocks],
                 "stop_reason": self._last_stop,
-                "usage": _usage(message.usage),
+                "usage": usage_object(message.usage),
             },
         )
 
@@ -225,63 +243,16 @@ class StreamJson:
                 }
             )
 
-    def _delta(self, event: Delta) -> None:
-        if self._open is None:
-            self._open = _OpenMessage(id=self._new_id())
-            message: JsonObject = {
-                "id": self._open.id,
-                "type": "message",
-                "role": "assistant",
-                "model": self._facts.model,
-                "content": [],
-                "stop_reason": None,
-                "usage": _usage(Usage()),
-            }
-            self._stream_event("message_start", message=message)
-        match event:
-            case TextDelta():
-                self._block(("text", 0), {"type": "text", "text": ""})
-                delta: JsonObject = {"type": "text_delta", "text": event.text}
-            case ReasoningDelta():
-                self._block(("thinking", 0), {"type": "thinking", "thinking": ""})
-                delta = {"type": "thinking_delta", "thinking": event.text}
-            case ToolCallDelta():
-                start: JsonObject = {
-                    "type": "tool_use",
-                    "id": event.call_id,
-                    "name": event.name,
-                    "input": {},
-                }
-                self._block(("tool_use", event.index), start)
-                delta = {"type": "input_json_delta", "partial_json": event.arguments}
-        self._stream_event("content_block_delta", index=self._open.index, delta=delta)
+    def _end_streamed(self, message: AssistantMessage | None) -> str | None:
+        """Ends the answer being streamed, which became `message`; its id, if there was one."""
+        if self._streamed is None:
+            return None
+        usage = Usage() if message is None else message.usage
+        stop_reason = None if message is None else _STOP_REASONS[message.stop_reason]
+        return self._streamed.end(stop_reason=stop_reason, usage=usage_object(usage))
 
-    def _block(self, block: tuple[str, int], start: JsonObject) -> None:
-        """Makes `block` the open one."""
-        assert self._open is not None
-        if self._open.block == block:
-            return
-        self._close_block()
-        self._open.index += 1
-        self._open.block = block
-        self._stream_event("content_block_start", index=self._open.index, content_block=start)
-
-    def _close_block(self) -> None:
-        if self._open is not None and self._open.block is not None:
-            self._stream_event("content_block_stop", index=self._open.index)
-            self._open.block = None
-
-    def _close_message(self, *, stop_reason: str | None, usage: Usage) -> None:
-        """Ends the answer being streamed, if there is one."""
-        if self._open is None:
-            return
-        self._close_block()
-        self._stream_event("message_delta", delta={"stop_reason": stop_reason}, usage=_usage(usage))
-        self._stream_event("message_stop")
-        self._open = None
-
-    def _stream_event(self, kind: str, **fields: object) -> None:
-        self._emit("stream_event", parent_tool_use_id=None, event={"type": kind, **fields})
+    def _stream_event(self, event: JsonObject) -> None:
+        self._emit("stream_event", parent_tool_use_id=None, event=event)
 
     def _model_usage(self, usage: Usage) -> JsonObject:
         return {
@@ -296,14 +267,6 @@ class StreamJson:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _usage(usage: Usage) -> JsonObject:
-    return {
-        "input_tokens": usage.input_tokens - usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_input_tokens": usage.cached_tokens,
-    }
 
 
 def _block(block: Block) -> JsonObject:
@@ -330,15 +293,28 @@ def _arguments(text: str) -> object:
     return value if isinstance(value, dict) else {"invalid_json": text}
 
 
+def _error_subtype(error: QcodeError | None) -> str:
+    match error:
+        case LimitReached(limit="max_turns"):
+            return "error_max_turns"
+        case LimitReached(limit="max_cost"):
+            return "error_max_budget_usd"
+        case AnswerNotInForm():
+            return "error_max_structured_output_retries"
+        case _:
+            return "error_during_execution"
+
+
+def _described(error: QcodeError) -> JsonObject:
+    kind = error.limit if isinstance(error, LimitReached) else ""
+    message = f"{error.message}\n{error.hint}" if error.hint else error.message
+    return {"type": kind or type(error).__name__, "message": message}
+
+
 def _error(finished: TurnFinished) -> JsonObject | None:
     """What went wrong, or None for a success."""
     if finished.error is not None:
-        kind = finished.error.limit if isinstance(finished.error, LimitReached) else ""
-        kind = kind or type(finished.error).__name__
-        message = finished.error.message
-        if finished.error.hint:
-            message = f"{message}\n{finished.error.hint}"
-        return {"type": kind, "message": message}
+        return _described(finished.error)
     if finished.reason != "completed":
         return {"type": finished.reason, "message": f"The turn ended: {finished.reason}."}
     if finished.verify_exit_code not in (None, 0):

@@ -9,7 +9,9 @@ QcodeError(message, hint)
   ToolError (for the model)    OutsideWorkspace, FileChanged, NotText
   SessionError                 a session file
   PeerError                    an MCP, ACP or HTTP peer
+  BadInput                     a prompt, standard input or file the person gave
   TaskNotDone                  the turn ended well-formed but without the result that was asked for
+    AnswerNotInForm            ... since the answer is not of the asked-for form
   LimitReached                 a turn used up one of its limits; carries the limit's name
 """
 
@@ -101,8 +103,16 @@ class PeerError(QcodeError):
     """An MCP, ACP or HTTP peer misbehaved."""
 
 
+class BadInput(QcodeError):
+    """A prompt, standard input or file given to the command that cannot be worked with."""
+
+
 class TaskNotDone(QcodeError):
     """The work ended without the asked-for result; the message says so in one honest sentence."""
+
+
+class AnswerNotInForm(TaskNotDone):
+    """The closing answer does not have the form that was asked for."""
 
 
 class LimitReached(QcodeError):

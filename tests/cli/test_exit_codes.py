@@ -6,10 +6,12 @@ import signal
 
 import pytest
 
-from qcode.cli.exit_codes import BadInput, exit_code, exit_code_of_error
+from qcode.cli.exit_codes import exit_code, exit_code_of_error
 from qcode.protocol.errors import (
+    AnswerNotInForm,
     AuthenticationFailed,
     BackendUnavailable,
+    BadInput,
     CheckpointError,
     ContextOverflow,
     InvalidResponse,
@@ -33,6 +35,7 @@ def limit(name: str) -> LimitReached:
     [
         (QcodeError("x"), 1),
         (TaskNotDone("x"), 1),
+        (AnswerNotInForm("x"), 1),
         (InvalidResponse("x"), 1),
         (ContextOverflow("x"), 1),
         (CheckpointError("x"), 1),
@@ -45,6 +48,7 @@ def limit(name: str) -> LimitReached:
         (limit("max_wall_time_s"), 55),
         (limit("max_tool_calls"), 55),
         (limit("max_tokens"), 55),
+        (limit("max_cost"), 55),
         (BackendUnavailable("x"), 75),
         (RateLimited("x"), 75),
     ],

@@ -11,8 +11,8 @@ from typing import IO
 
 import pytest
 
-from qcode.cli.exit_codes import BadInput
 from qcode.cli.prompt_input import MAX_BYTES, read_prompt
+from qcode.protocol.errors import BadInput
 
 
 def quiet(text: str) -> None:

@@ -67,6 +67,8 @@ def _shown(value: object) -> str:
             return "-"
         case SecretStr():
             return "********"
+        case dict():
+            return ", ".join(value) or "-"
         case tuple():
             return "[" + ", ".join(repr(item) for item in value) + "]"
         case _:

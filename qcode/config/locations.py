@@ -69,6 +69,11 @@ class Locations:
         return self.state / "qcode.log"
 
     @property
+    def endpoint_profiles(self) -> Path:
+        """What is known of each model at each endpoint."""
+        return self.state / "endpoints"
+
+    @property
     def input_history(self) -> Path:
         return self.state / "history"
 

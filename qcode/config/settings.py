@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from qcode.engine.options import KVDtypeName, parse_context
+from qcode.config.named_models import NamedModel
+from qcode.config.quantities import ContextTokens, PositiveInt, Seconds
+from qcode.engine.options import KVDtypeName
 from qcode.protocol.permissions import Mode
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
-_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
-
-
-def parse_duration(value: object) -> object:
-    """`90`, `30s`, `5m` or `1h` in seconds; anything but text is left to the number's own check."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("not a duration such as 90, 30s, 5m or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _context_tokens(value: object) -> object:
-    """`32768`, `32K` or `1M` in tokens; anything but text is left to the number's own check."""
-    return parse_context(value) if isinstance(value, str) else value
 
 
 def _http_or_local(url: str) -> str:
@@ -44,11 +27,8 @@ def _words(value: object) -> object:
     return value
 
 
-PositiveInt = Annotated[int, Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Price = Annotated[float, Field(ge=0)]
-ContextTokens = Annotated[int, BeforeValidator(_context_tokens), Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 BaseUrl = Annotated[str, AfterValidator(_http_or_local)]
 
 
@@ -59,8 +39,13 @@ class Settings(BaseModel):
 
     model: str | None = Field(
         default=None,
-        description="Model name at the endpoint; or a local model's name, a .gguf file, a "
-        "checkpoint folder, or scripted:FILE.",
+        description="Model name at the endpoint; or one of the named models, a local model's name, "
+        "a .gguf file, a checkpoint folder, or scripted:FILE.",
+    )
+    models: dict[str, NamedModel] = Field(
+        default_factory=dict,
+        description="Named models, each a table [models.NAME] with base_url, model, api_key, "
+        "headers, extra_body, sampling, context_window and more: see the guide on endpoints.",
     )
     base_url: BaseUrl | None = Field(
         default=None,
@@ -148,3 +133,8 @@ class Settings(BaseModel):
         description="When the harness leads the repair of a failing test itself: auto is for "
         "models too weak to be left alone with it.",
     )
+
+    @property
+    def named_model(self) -> NamedModel | None:
+        """The one that is chosen, if one is."""
+        return None if self.base_url or not self.model else self.models.get(self.model)

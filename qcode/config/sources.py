@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from qcode.agent.permission_rules import parse_rule
 from qcode.config.locations import Locations, project_settings
+from qcode.config.named_models import NamedModel
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
 from qcode.config.trust import is_trusted
@@ -24,7 +25,20 @@ LOCAL = "local"
 
 # A cloned project must not be able to redirect requests, take keys or loosen permissions, even
 # when its folder is trusted for ordinary settings.
-NEVER_FROM_PROJECT = frozenset({"base_url", "api_key", "allow", "verify", "system_prompt"})
+NEVER_FROM_PROJECT = frozenset(
+    {"base_url", "api_key", "models", "allow", "verify", "system_prompt"}
+)
+
+_OF_THE_RUN = 2  # the first sources: flags and environment, given for this run
+_NAMED_SETTINGS = {  # what a named model sets, by the setting it stands before
+    "context_window": ("context_window",),
+    "max_answer_tokens": ("max_output_tokens",),
+    "temperature": ("sampling", "temperature"),
+    "top_p": ("sampling", "top_p"),
+    "seed": ("sampling", "seed"),
+}
+
+_SECRETS = {"api_key", "headers"}
 
 _OPENAI_VARIABLES = {
     "OPENAI_BASE_URL": "base_url",
@@ -101,6 +115,8 @@ def _environment(environment: Mapping[str, str]) -> _Source:
     values: dict[str, object] = {}
     names: dict[str, str] = {}
     for key in Settings.model_fields:
+        if key == "models":
+            continue  # tables have no place in a variable
         name = f"QCODE_{key.upper()}"
         if text := environment.get(name):
             values[key] = _lines(text) if key in RULE_SETTINGS else text
@@ -124,11 +140,19 @@ def _user(file: Path) -> _Source:
             f"{source.place('approval_mode')}: yolo cannot be made the standard",
             "Type --yolo where you want it.",
         )
-    if "api_key" in source.values and file.stat().st_mode & 0o077:
-        raise SettingsError(
-            f"{source.place('api_key')}: others can read this file", f"chmod 600 {file}"
-        )
+    key = next((key for key in ("api_key", "models") if _holds_secrets(source.values, key)), None)
+    if key is not None and file.stat().st_mode & 0o077:
+        raise SettingsError(f"{source.place(key)}: others can read this file", f"chmod 600 {file}")
     return source
+
+
+def _holds_secrets(values: Mapping[str, object], key: str) -> bool:
+    """Commands count as secrets: who could change one could run it."""
+    if key != "models":
+        return key in values
+    models = values.get(key)
+    tables = models.values() if isinstance(models, dict) else ()
+    return any(isinstance(table, dict) and table.keys() & _SECRETS for table in tables)
 
 
 def _project(file: Path) -> _Source:
@@ -155,7 +179,8 @@ def _file(file: Path) -> _Source:
 
     def place(key: str) -> str:
         for number, line in enumerate(text.splitlines(), start=1):
-            if line.split("=")[0].strip().strip("\"'[]") == key:
+            named = line.split("=")[0].strip().strip("\"'[]")
+            if named == key or named.startswith(f"{key}."):
                 return f"{file}:{number}: {key}"
         return f"{file}: {key}"
 
@@ -167,13 +192,15 @@ def _check(source: _Source) -> None:
         Settings.model_validate(source.values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = str(first["loc"][0])
+        key, *inner = (str(part) for part in first["loc"])
+        place = ".".join([source.place(key), *(part for part in inner if not part.isdigit())])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+            known = NamedModel.model_fields if inner else Settings.model_fields
+            near = difflib.get_close_matches([key, *inner][-1], known, n=1)
             hint = f"Did you mean {near[0]}?" if near else "`qcode settings` lists all of them."
-            raise SettingsError(f"{source.place(key)}: there is no such setting", hint) from None
+            raise SettingsError(f"{place}: there is no such setting", hint) from None
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{source.place(key)}: {message}") from None
+        raise SettingsError(f"{place}: {message}") from None
     for key in RULE_SETTINGS:
         rules = source.values.get(key, ())
         assert isinstance(rules, (list, tuple))
@@ -204,4 +231,35 @@ def _merge(sources: list[_Source]) -> tuple[dict[str, object], dict[str, str]]:
                 origins[key] = place
     if not has_endpoint:
         values["base_url"] = None
+    _choose_named_model(sources, values, origins)
     return values, origins
+
+
+def _choose_named_model(
+    sources: list[_Source], values: dict[str, object], origins: dict[str, str]
+) -> None:
+    """A model's name that stands for a table brings its endpoint along, and what else the table
+    sets goes before the settings files. A base URL given for this run, with the name or more
+    strongly, says that the name is the server's own."""
+    models = values.get("models")
+    name = values.get("model")
+    if not isinstance(models, dict) or not isinstance(name, str) or name not in models:
+        return
+    url_rank = _rank(sources, "base_url")
+    if url_rank < _OF_THE_RUN and url_rank <= _rank(sources, "model"):
+        values["models"] = {other: table for other, table in models.items() if other != name}
+        return
+    values["base_url"] = None
+    origins.pop("base_url", None)
+    for setting, path in _NAMED_SETTINGS.items():
+        found = models[name]
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None and _rank(sources, setting) >= _OF_THE_RUN:
+            values[setting] = found
+            origins[setting] = f"{origins['models']}.{name}"
+
+
+def _rank(sources: list[_Source], key: str) -> int:
+    """The strongest source that holds a value: 0 for the flags."""
+    return next((n for n, source in enumerate(sources) if key in source.values), len(sources))

@@ -144,6 +144,7 @@ def test_the_callers_environment_can_trust_for_one_run(machine: Machine) -> None
 FORBIDDEN_VALUES = {
     "base_url": '"http://evil"',
     "api_key": '"k"',
+    "models": '{ x = { base_url = "http://evil", api_key = "!evil" } }',
     "allow": '["Bash"]',
     "verify": '"make evil"',
     "system_prompt": '"Do what I say."',

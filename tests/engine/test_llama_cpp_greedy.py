@@ -72,7 +72,7 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 
 def test_prompts_have_llama_cpps_ids(recorded: Recorded) -> None:
     tokenizer = recorded.engine.loaded.tokenizer
-    assert len(recorded.answers) == 10
+    assert len(recorded.answers) == 12
     for answer in recorded.answers:
         assert tokenizer.encode_prompt([(answer.text, True)]) == answer.prompt_ids, answer.prompt
 

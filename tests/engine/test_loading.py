@@ -111,3 +111,25 @@ def test_damaged_files_load_or_fail_with_one_error(tmp_path: Path) -> None:
         except QcodeError:
             num_refused += 1
     assert 50 < num_refused < 200
+
+
+def test_files_without_an_index_are_read_together(tmp_path: Path) -> None:
+    directory = write_safetensors(tmp_path / "listed", num_shards=2)
+    (directory / "model.safetensors.index.json").unlink()
+    assert load_model(directory).config.num_layers == 3
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    directory = write_safetensors(tmp_path / "twice")
+    copy = directory / "model-copy.safetensors"
+    copy.write_bytes((directory / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*is in model-copy"):
+        load_model(directory)
+
+
+def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
+    directory = write_safetensors(tmp_path / "pickled")
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no \.safetensors file") as failure:
+        load_model(directory)
+    assert "never loaded" in failure.value.hint

@@ -210,8 +210,7 @@ def _open_shards(path: Path) -> Mapping[str, SafetensorsFile]:
     """The file that holds each tensor, by tensor name."""
     index = path / "model.safetensors.index.json"
     if not index.exists():
-        file = SafetensorsFile(path / "model.safetensors")
-        return dict.fromkeys(file.tensors, file)
+        return _open_unlisted(path)
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict):
         raise CheckpointError(f"{index}: weight_map is missing")
@@ -224,3 +223,21 @@ def _open_shards(path: Path) -> Mapping[str, SafetensorsFile]:
         if name not in files[str(shard)].tensors:
             raise CheckpointError(f"{path / str(shard)}: tensor {name!r} is missing")
     return {name: files[str(shard)] for name, shard in shards.items()}
+
+
+def _open_unlisted(path: Path) -> Mapping[str, SafetensorsFile]:
+    """Without an index, every safetensors file of the directory belongs to the model."""
+    found: dict[str, SafetensorsFile] = {}
+    for shard in sorted(path.glob("*.safetensors")):
+        file = SafetensorsFile(shard)
+        for name in file.tensors:
+            if name in found:
+                raise CheckpointError(f"{shard}: tensor {name!r} is in {found[name].path.name} too")
+            found[name] = file
+    if not found:
+        raise CheckpointError(
+            f"{path}: there is no .safetensors file",
+            "Pickled weights (.bin, .pt) can run code and are never loaded: get the model's "
+            "safetensors release, or a GGUF file.",
+        )
+    return found

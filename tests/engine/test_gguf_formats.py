@@ -63,7 +63,7 @@ def test_a_file_of_any_type_computes_what_its_values_do(
     assert relative_error(logits(path), expected) < 1e-5
     if family == "qwen3":
         # Fast kernels round activations, which in a random mixture may choose other experts.
-        assert relative_error(logits(path, exact=False), expected) < 0.02
+        assert relative_error(logits(path, exact=False), expected) < 0.05
 
 
 @with_kernels

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcode.engine.kernels.library import installed
+from qcode.engine.quantization.block_layouts import GgmlType
+
 _CONVERTED_CHUNK_BYTES = 4 * 2**20
 """Size of the float32 copy of part of a weight that exists during one product: about what stays
 in a core's cache between being written and being read."""
 
 _MIN_CHUNK_ROWS = 64
 """Products of fewer rows waste the time of starting them."""
+
+_STORED_AS = {torch.float16: GgmlType.F16, torch.bfloat16: GgmlType.BF16}
+"""The ggml types whose bytes are those of a tensor."""
 
 
 class Weight(Protocol):
@@ -74,6 +80,10 @@ class DenseWeight:
         # instructions, a hundred times slower than float32.
         if x.dtype == weight.dtype and (x.shape[0] == 1 or weight.device.type != "cpu"):
             return functional.linear(x, weight)
+        library = installed() if weight.device.type == "cpu" else None
+        if library and weight.is_contiguous():
+            kind = _STORED_AS[weight.dtype]
+            return library.multiply_rows(weight, kind, self.shape, x.float()).to(x.dtype)
         return linear_by_row_chunks(x, self.shape, lambda a, b: weight[a:b].float())
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -86,6 +96,8 @@ class DenseWeight:
 class UnpackedWeight(DenseWeight):
     """A quantised matrix decoded to bfloat16, for machines without compiled kernels.
 
+    The one exception to weights staying in their packed form: decoding by torch for every product
+    takes tens of milliseconds a matrix, seconds a token, so where memory is plenty it is done once.
     One row is rounded to bfloat16 and multiplied as it is, which reads two bytes a value; the
     compiled kernels round it to eight bits.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from quantized_checkpoint import FORMATS, is_quantized, write_quantized
+from quantized_checkpoint import FORMATS, Format, is_quantized, write_quantized
 from random_checkpoint import Weights, write_gguf, write_safetensors
 from safetensors.torch import load_file
 
@@ -67,6 +67,11 @@ def check_quantized(name: str, folder: Path) -> FormatCheck:
     written = write_quantized(folder / "stored", "qwen3", QUANTIZED[name], **SIZES)
     quantized = [name for name in _matrices(written.decoded) if is_quantized(name)]
     return _check(written.directory, written.decoded, quantized, folder)
+
+
+def method_of(form: Format) -> str:
+    """The tool whose files these are, as the checkpoint names it."""
+    return "modelopt" if form.config_file != "config.json" else str(form.config["quant_method"])
 
 
 def _matrices(weights: Weights) -> list[str]:

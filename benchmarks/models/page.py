@@ -52,18 +52,26 @@ reuses snapshots of its recurrent state there.""",
             title="Published models",
             text="""\
 The published configuration is read as it stands; the parameters counted from it equal those of
-transformers' network of it. "Scaled down" says that no weights of the model itself were run: the
-largest error over all the ways above is that of a random network with the same configuration but
+transformers' network of it. Weights "random" says that those of the model itself were not run. The
+error is the largest over all the ways above of a random network with the same configuration but
 for sizes (2 layers, 4 with linear attention; narrower; FP8 ones in FP8 with 16 experts). Only the
-models said to run "real weights" were run themselves, see the last table. Where the configuration
+models with "real" were run themselves, see the last table. Where the configuration
 is marked *, the file itself was not read: the shapes are those of the model's GGUF files, or of the
 general Qwen2.5 model of the same size, or of its BF16 release.""",
-            columns=("model", "architecture", "parameters", "active", "window", "ran", "error"),
+            columns=(
+                "model",
+                "architecture",
+                "parameters",
+                "active",
+                "window",
+                "weights run",
+                "error, scaled down",
+            ),
             rows=[_published(model) for model in published.published_models()],
         ),
         Table(
             title="GGUF types",
-            text=f"{_FORMAT_TEXT} The independent decoder is the `gguf` package's.",
+            text=f"{_FORMAT_TEXT}\nThe independent decoder is the `gguf` package's.",
             columns=_FORMAT_COLUMNS,
             rows=[_format(kind, formats.check_gguf) for kind in formats.GGUF_TYPES],
         ),
@@ -73,10 +81,13 @@ general Qwen2.5 model of the same size, or of its BF16 release.""",
 The independent decoder is that of the tests (`tests/quantized_checkpoint.py`), written from the
 formats' descriptions. Each is read with one tensor for each expert, and where the format allows
 that with all experts in one (`tests/engine/test_safetensors_formats.py`).""",
-            columns=_FORMAT_COLUMNS,
+            columns=("format", "method", "stored as", *_FORMAT_COLUMNS[1:]),
             rows=[
-                *(_format(kind, formats.check_plain) for kind in formats.PLAIN_TYPES),
-                *(_format(name, formats.check_quantized) for name in formats.QUANTIZED),
+                *(_format(kind, formats.check_plain, "-", kind) for kind in formats.PLAIN_TYPES),
+                *(
+                    _format(name, formats.check_quantized, formats.method_of(form), form.mix)
+                    for name, form in formats.QUANTIZED.items()
+                ),
             ],
         ),
         Table(
@@ -148,7 +159,7 @@ def _published(model: PublishedModel) -> Row:
             f"{config.num_parameters:,}",
             f"{config.num_active_parameters:,}",
             f"{config.context_window:,}",
-            "real weights" if model.has_real_weights else "scaled down",
+            "real" if model.has_real_weights else "random",
             _share(published.scaled_down_error(model, folder)),
         ]
 
@@ -156,10 +167,11 @@ def _published(model: PublishedModel) -> Row:
     return Row(name=f"{model.title}{mark}", check=check)
 
 
-def _format(name: str, check_format: Callable[[str, Path], FormatCheck]) -> Row:
+def _format(name: str, check_format: Callable[[str, Path], FormatCheck], *about: str) -> Row:
     def check(folder: Path) -> Sequence[str]:
         done = check_format(name, folder)
         return [
+            *about,
             f"{done.bytes_per_weight:.3f}",
             _share(done.weight_difference),
             _share(done.exact_error),

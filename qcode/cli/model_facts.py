@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 from qcode.engine import memory
 from qcode.engine.chat.hermes import HermesTemplate
@@ -21,6 +23,10 @@ from qcode.engine.models.loading import load_tokenizer, read_chat_template
 from qcode.engine.options import KV_DTYPES, KVDtypeName
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
 
+_COMPARED_ROWS = 16
+_SAME_ROWS_COSINE = 0.9
+"""Rounded to different formats, rows of one matrix have 0.99; those of two trained ones are far
+from it."""
 _USUAL_WINDOWS = (8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20)
 
 
@@ -57,13 +63,15 @@ class ModelFacts:
 
 
 def gather_facts(path: Path, *, name: str, context_window: int | None) -> ModelFacts:
-    """Reads headers only. `context_window` is one to budget beside the usual ones; `name` is used
-    where the file has none of its own.
+    """Reads headers, and of a GGUF file a few rows. `context_window` is one to budget beside the
+    usual ones; `name` is used where the file has none of its own.
 
     Raises CheckpointError, UnsupportedModel, and EngineError for a window the model cannot have.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, exact=True)
     config = checkpoint.config
+    if isinstance(checkpoint, GgufCheckpoint) and _has_embedding_twice(checkpoint):
+        config = replace(config, tie_word_embeddings=True)
     with_context_window(config, context_window)
     largest = largest_context_window(config)
     windows = {*_USUAL_WINDOWS, config.context_window, largest, context_window or largest}
@@ -79,6 +87,20 @@ def gather_facts(path: Path, *, name: str, context_window: int | None) -> ModelF
         available_memory_bytes=memory.available_bytes(),
         windows=tuple(sorted(window for window in windows if window <= largest)),
     )
+
+
+def _has_embedding_twice(checkpoint: GgufCheckpoint) -> bool:
+    """Whether the output matrix is the embedding stored once more, in another format: GGUF files
+    of models that tie the two often hold both, and such a model's parameters count once."""
+    config = checkpoint.config
+    if config.tie_word_embeddings:
+        return False
+    shape = (config.vocab_size, config.hidden_size)
+    ids = torch.arange(0, config.vocab_size, -(-config.vocab_size // _COMPARED_ROWS))
+    embedding = checkpoint.weight("model.embed_tokens.weight", shape).rows(ids)
+    output = checkpoint.weight("lm_head.weight", shape).rows(ids)
+    cosines = torch.cosine_similarity(embedding.float(), output.float())
+    return bool(cosines.mean() > _SAME_ROWS_COSINE)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,12 @@ def test_all_shards_and_parts_are_counted(
         file.touch()
     assert model_files(parts[1]) == tuple(parts)
     assert model_files(tmp_path / "m.gguf") == (tmp_path / "m.gguf",)
+
+
+@pytest.mark.weights("0.5b")
+def test_an_embedding_that_is_stored_twice_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(os.environ["QCODE_TEST_MODELS"]) / "qwen2.5-coder-0.5b.gguf"
+    assert record(capsys, path)["parameters"] == 494_032_768
 
 
 def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qcode.config.locations import Locations
 from qcode.config.options import RunOptions, SessionChoice
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qcode.agent.limits import TurnLimits
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
+    from qcode.backends.discovery import FoundServer
     from qcode.config.settings import Settings
     from qcode.config.sources import LoadedSettings
     from qcode.protocol.backends import Backend
@@ -52,7 +53,7 @@ def open_agent(
         tell(notice)
     session = open_session(options.session, project=options.cwd)
     if backend is None:
-        backend = create_backend(loaded.settings, obtain=obtain)
+        backend = create_backend(loaded.settings, obtain=obtain, tell=tell)
         for notice in _engine_notices(backend):
             tell(notice)
     return create_agent(
@@ -67,16 +68,23 @@ def open_agent(
 
 
 def _engine_notices(backend: Backend) -> Iterator[str]:
-    """What a person should know of how the bundled engine will run the model."""
+    """What a person should know of how the model will run, or of what its server said."""
+    if isinstance(backend, _Noticing):
+        yield from backend.notices
     if not backend.model.local:
         return
-    from qcode.backends.local import LocalBackend
     from qcode.engine.kernels import library
 
-    if isinstance(backend, LocalBackend):
-        yield from backend.notices
     if library.installed() is None:
         yield "The engine runs without compiled kernels, far slower: see qcode doctor."
+
+
+@runtime_checkable
+class _Noticing(Protocol):
+    """A backend with lines for the person."""
+
+    @property
+    def notices(self) -> tuple[str, ...]: ...
 
 
 def load_settings(options: RunOptions) -> LoadedSettings:
@@ -112,16 +120,21 @@ def create_workspace(root: Path) -> Workspace:
     return LocalWorkspace(root)
 
 
-def create_backend(settings: Settings, *, obtain: Obtain | None = None) -> Backend:
+def create_backend(
+    settings: Settings,
+    *,
+    obtain: Obtain | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Backend:
     """`scripted:FILE` and model files name themselves; else an endpoint, if one is set; else a
     model of this machine. `obtain` is asked for a named model that is not here yet."""
     model = settings.model
     if model is not None and model.startswith(SCRIPTED):
         return _scripted_backend(Path(model.removeprefix(SCRIPTED)))
-    if settings.base_url is not None:
-        return _remote_backend(settings, settings.base_url)
+    if settings.base_url is not None or settings.named_model is not None:
+        return _remote_backend(settings)
     name = model or default_model()
-    return _local_backend(settings, name, obtain)
+    return _local_backend(settings, name, obtain, tell or _ignore)
 
 
 def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], ...]:
@@ -292,26 +305,41 @@ def _scripted_backend(file: Path) -> Backend:
     return ScriptedBackend.from_file(file)
 
 
-def _remote_backend(settings: Settings, base_url: str) -> Backend:
-    from qcode.backends.openai_compatible import OpenAICompatibleBackend
+def _remote_backend(settings: Settings) -> Backend:
+    from qcode.backends.connection import connect
+    from qcode.backends.profile_store import ProfileStore
+    from qcode.config.endpoints import chosen_endpoint
 
-    key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    return OpenAICompatibleBackend(
-        base_url=base_url,
-        model=settings.model,
-        api_key=key,
-        context_window=settings.context_window,
-    )
+    store = ProfileStore(Locations.from_environment(os.environ).endpoint_profiles)
+    return connect(chosen_endpoint(settings, os.environ), store)
 
 
-def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Backend:
+def _found_servers() -> tuple[FoundServer, ...]:
+    """Model servers that run on this machine, for a person who has set nothing."""
+    from qcode.backends.connection import run_blocking
+    from qcode.backends.discovery import find_local_servers
+
+    return run_blocking(find_local_servers())
+
+
+def _other_ways(settings: Settings) -> str:
+    servers = _found_servers() if settings.model is None else ()
+    if not servers:
+        return "or name an endpoint: --base-url URL"
+    found = servers[0]
+    return f'or use {found.name}, which answers here: qcode run {found.flags} "PROMPT"'
+
+
+def _local_backend(
+    settings: Settings, name: str, obtain: Obtain | None, tell: Callable[[str], None]
+) -> Backend:
     from qcode.engine.model_catalogue import catalogue_entry
     from qcode.engine.model_store import ModelStore
 
     if importlib.util.find_spec("torch") is None:
         raise SettingsError(
             "The bundled engine is not installed.",
-            'Install it with: pip install "qcode[engine]"; or name an endpoint: --base-url URL',
+            f'Install it with: pip install "qcode[engine]"; {_other_ways(settings)}',
         )
     path = ModelStore(Locations.from_environment(os.environ).models).resolve(name)
     if path is None and catalogue_entry(name) is None:
@@ -325,8 +353,11 @@ def _local_backend(settings: Settings, name: str, obtain: Obtain | None) -> Back
         if obtain is None:
             raise SettingsError(
                 f"The model {name} is not on this machine yet.",
-                f"Fetch it once with: qcode model pull {name}; or name an endpoint: --base-url URL",
+                f"Fetch it once with: qcode model pull {name}; {_other_ways(settings)}",
             )
+        if settings.model is None:
+            for server in _found_servers():
+                tell(f"{server.name} answers on this machine. To use it: qcode {server.flags}")
         path = obtain(name)
     from qcode.backends.local import LocalBackend
     from qcode.engine.options import KV_DTYPES, EngineOptions

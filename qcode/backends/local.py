@@ -61,6 +61,7 @@ class LocalBackend:
         self._progress = progress
         self._engine: AsyncEngine | None = None
         self._template: ChatTemplate | None = None
+        self._vocabulary: tuple[Tokenizer, ChatTemplate] | None = None
         self._model: ModelInfo | None = None
         self._notices: tuple[str, ...] | None = None
 
@@ -117,6 +118,7 @@ class LocalBackend:
         self._model = self._info(engine.loaded.config, engine.context_window)
         tokenizer = engine.loaded.tokenizer
         template = self._chat_template(engine)
+        self._vocabulary = (tokenizer, template)
         prompt = await asyncio.to_thread(lambda: tokenizer.encode_prompt(template.render(request)))
         shape = request.answer or AnswerShape()
         constraint = await asyncio.to_thread(_constraint, engine, template, request)
@@ -134,6 +136,24 @@ class LocalBackend:
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        """Needs the file's header and vocabulary only, not the weights."""
+        if self._vocabulary is None:
+            self._vocabulary = self._read_vocabulary()
+        tokenizer, template = self._vocabulary
+        return len(tokenizer.encode_prompt(template.render(request)))
+
+    def _read_vocabulary(self) -> tuple[Tokenizer, ChatTemplate]:
+        from qcode.engine.checkpoint.open import open_checkpoint
+        from qcode.engine.models.loading import load_tokenizer, read_chat_template
+
+        checkpoint = open_checkpoint(self._path)
+        template = choose_template(
+            architecture=checkpoint.config.architecture,
+            jinja_source=read_chat_template(checkpoint),
+        )
+        return load_tokenizer(checkpoint), template
 
     async def complete(
         self, prefix: str, suffix: str | None, sampling: SamplingParams

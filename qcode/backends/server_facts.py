@@ -83,6 +83,12 @@ class _Asked:
             self._get("/props"),
             self._get("/get_server_info"),
         )
+        if _is_unloaded_at_ollama(running, shown, self._model):
+            # Only a loaded model has a window. Loading is what the first request would begin with.
+            await self._or_nothing(
+                lambda: self._endpoint.post_json("/api/generate", {"model": self._model})
+            )
+            running = await self._get("/api/ps")
         # LM Studio answers some of Ollama's questions too, so it comes first.
         found = (
             _lm_studio(lm_studio, self._model)
@@ -155,14 +161,24 @@ def _instance_configs(entry: JsonObject) -> Iterator[JsonObject]:
             yield config
 
 
-def _ollama(running: JsonObject, shown: JsonObject, model: str) -> _Found | None:
-    """A model that is not loaded gets the window of its own file, or Ollama's default."""
-    if "models" not in running and "modelfile" not in shown and "model_info" not in shown:
-        return None
-    window: int | None = None
+def _is_unloaded_at_ollama(running: JsonObject, shown: JsonObject, model: str) -> bool:
+    return "model_info" in shown and _loaded_at_ollama(running, model) is None
+
+
+def _loaded_at_ollama(running: JsonObject, model: str) -> JsonObject | None:
+    names = (model, f"{model}:latest")
     for entry in _items(running.get("models")):
-        if isinstance(entry, dict) and model in (entry.get("name"), entry.get("model")):
-            window = _count(entry, "context_length")
+        if isinstance(entry, dict) and (entry.get("name") in names or entry.get("model") in names):
+            return entry
+    return None
+
+
+def _ollama(running: JsonObject, shown: JsonObject, model: str) -> _Found | None:
+    """Versions that do not say how a model was loaded gave it the window of its own file, or
+    Ollama's default."""
+    if "model_info" not in shown and "modelfile" not in shown:
+        return None
+    window = _count(_loaded_at_ollama(running, model) or {}, "context_length")
     if window is None:
         own = _NUM_CTX.search(_text(shown, "parameters"))
         window = int(own[1]) if own else _OLLAMA_DEFAULT

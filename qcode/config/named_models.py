@@ -64,7 +64,7 @@ class Compatibility(_Table):
 class NamedModel(_Table):
     """One endpoint and the model to ask there. `model` is the server's name for it; the first one
     it lists, if not set. `api_key` and the values of `headers` may be `$NAME` or `env:NAME`, read
-    from the environment; the key may also be `!COMMAND`, whose output it is."""
+    from the environment, or `!COMMAND`, whose output they are."""
 
     base_url: Annotated[str, AfterValidator(_http)]
     model: str | None = None

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+from qcode.agent.answer_form import AnswerForm, InForm
 from qcode.agent.compaction import Compactor
 from qcode.agent.event_queue import EventQueue
 from qcode.agent.limits import TurnLimits
@@ -41,6 +42,7 @@ class Agent:
         system_prompt: str,
         limits: TurnLimits | None = None,
         verify: VerifyCommand | None = None,
+        answer_form: AnswerForm | None = None,
         strategy_for: Callable[[str], TurnStrategy | None] | None = None,
         sampling: SamplingParams | None = None,
     ) -> None:
@@ -49,10 +51,11 @@ class Agent:
         self.system_prompt = system_prompt
         self.limits = limits or TurnLimits()
         self.verify = verify
+        self.answer_form = answer_form
         self.tools = {tool.name: tool for tool in tools}
         self._specs = tuple(_spec(tool) for tool in tools)
         self._gate = PermissionGate(policy, approver)
-        self._compactor = Compactor(session, backend.model.context_window)
+        self._compactor = Compactor(session, backend)
         self._strategy_for = strategy_for
         self._sampling = sampling or SamplingParams()
         self._steering: deque[str] = deque()
@@ -120,7 +123,9 @@ class Agent:
     def _strategy(self, prompt: str) -> TurnStrategy:
         special = None if self._strategy_for is None else self._strategy_for(prompt)
         strategy = special or ToolLoop()
-        return strategy if self.verify is None else Verified(strategy, self.verify)
+        if self.verify is not None:
+            strategy = Verified(strategy, self.verify)
+        return strategy if self.answer_form is None else InForm(strategy, self.answer_form)
 
     async def _play(self, prompt: str, turn: TurnContext, strategy: TurnStrategy) -> TurnOutcome:
         turn.emit(TurnStarted(prompt=prompt))
@@ -139,7 +144,7 @@ def _finished(
 ) -> TurnFinished:
     outcome = _outcome(task)
     exit_code = outcome.verify_exit_code
-    if exit_code is None and isinstance(strategy, Verified):
+    if exit_code is None and isinstance(strategy, (Verified, InForm)):
         exit_code = strategy.exit_code
     return TurnFinished(
         reason=outcome.reason,

@@ -1,14 +1,15 @@
 """When and how history is shortened: old tool outputs first, then a summary by the model.
 
-Nothing is removed from the session: the shortening is an entry like any other. Thresholds after
-the reference on peers: past `max(0.7 W, W - 33 000)` tokens of a window W; the newest 20 000
-tokens, or a quarter of a small window, stay word for word.
+Nothing is removed from the session: the shortening is an entry like any other. It begins past
+`max(0.7 W, W - 33 000)` tokens of a window W; the newest 20 000 tokens, or a quarter of a small
+window, stay word for word. Attempts that gain nothing are given up after `MAX_FAILURES`, until
+`W - 23 000` tokens (never below the first threshold) leave no choice.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from qcode.agent.session import (
     CompactionEntry,
@@ -19,17 +20,15 @@ from qcode.agent.session import (
     new_entry_id,
 )
 from qcode.agent.system_prompt import load_prompt
-from qcode.protocol.backends import ChatRequest
+from qcode.agent.token_counter import TokenCounter
+from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed
 from qcode.protocol.errors import BackendError
 from qcode.protocol.events import ContextCompacted, Event, Notice
 from qcode.protocol.messages import (
     AssistantMessage,
     Message,
-    TextBlock,
-    ToolCall,
     ToolMessage,
-    Usage,
     UserMessage,
 )
 from qcode.protocol.sampling import SamplingParams
@@ -37,39 +36,38 @@ from qcode.protocol.sampling import SamplingParams
 Ask = Callable[[ChatRequest], Awaitable[Completed]]
 
 MAX_FAILURES = 3
-_MESSAGE_OVERHEAD_CHARS = 20  # role marks of a chat template
 _SHORT_OUTPUT_CHARS = 300
 _QUOTED_OUTPUT_CHARS = 2_000
 _ASSUMED_WINDOW = 32_768  # only for a server that refused a request and never said its window
 
 
-class TokenEstimate:
-    """Tokens from characters: a quarter at first, then as the last answers' usage showed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortening:
+    """What was done. `summarised` are the messages that a summary stands for now, `kept` those
+    that still follow it."""
 
-    def __init__(self) -> None:
-        self.tokens_per_char = 0.25
+    shorter: bool = False
+    summarised: tuple[Message, ...] = ()
+    kept: tuple[Message, ...] = ()
 
-    def observe(self, num_chars: int, num_tokens: int) -> None:
-        """A server that reports nonsense must not lead us far astray, hence the bounds."""
-        if num_chars >= 1_000 and num_tokens > 0:
-            self.tokens_per_char = min(1.0, max(0.1, num_tokens / num_chars))
 
-    def tokens(self, num_chars: int) -> int:
-        return round(num_chars * self.tokens_per_char)
+def compaction_threshold(window: int) -> float:
+    return max(0.7 * window, window - 33_000)
 
 
 class Compactor:
     """Shortens one session for one model."""
 
-    def __init__(self, session: Session, context_window: int | None) -> None:
+    def __init__(self, session: Session, backend: Backend) -> None:
         self._session = session
-        self._window = context_window
-        self._estimate = TokenEstimate()
+        self._backend = backend
+        self.counter = TokenCounter(backend)
         self._failures = 0
 
-    def observe(self, request: ChatRequest, usage: Usage) -> None:
-        """Learns from a finished request how many tokens its characters really were."""
-        self._estimate.observe(_request_chars(request), usage.input_tokens)
+    @property
+    def window(self) -> int | None:
+        """Asked anew each time: some backends learn it with the first request."""
+        return self._backend.model.context_window
 
     async def shorten(
         self,
@@ -78,33 +76,44 @@ class Compactor:
         ask: Ask,
         *,
         force: bool = False,
-    ) -> bool:
-        """Shortens where `request`, the next one, nears the window, or (`force`) anyway. True
-        when the conversation has become shorter. `ask` sends the model one request."""
-        before = self._estimate.tokens(_request_chars(request))
+    ) -> Shortening:
+        """Shortens where `request`, the next one, nears the window, or (`force`) anyway. `ask`
+        sends the model one request."""
+        if not force and not self._is_near(self.counter.at_most(request)):
+            return Shortening()
+        before = await self.counter.count(request)
         if not force and not self._is_near(before):
-            return False
-        window = self._window or _ASSUMED_WINDOW
-        fixed = _request_chars(request) - _chars(request.messages)
+            return Shortening()
+        window = self.window or _ASSUMED_WINDOW
         keep = self._keep_tokens(window)
         dropped = self._drop_outputs(keep)
-        after = self._estimate.tokens(fixed + _chars(self._session.conversation()))
+        after = await self._count_now(request)
+        done = Shortening()
         if after > 0.5 * window or not dropped:
             try:
-                await self._summarise(keep, window, emit, ask)
+                done = await self._summarise(keep, window, emit, ask)
             except BackendError as error:
                 emit(Notice(text=f"Could not summarise: {error.message}", level="warning"))
-            after = self._estimate.tokens(fixed + _chars(self._session.conversation()))
+            after = await self._count_now(request)
         # A gain too small to matter counts as a failure, else each step would try again.
         self._failures = 0 if after < 0.9 * before else self._failures + 1
         if after < before:
             emit(ContextCompacted(before_tokens=before, after_tokens=after))
-        return after < before
+        return replace(done, shorter=after < before)
+
+    async def _count_now(self, request: ChatRequest) -> int:
+        return await self.counter.count(replace(request, messages=self._session.conversation()))
 
     def _is_near(self, num_tokens: int) -> bool:
-        if self._window is None or self._failures >= MAX_FAILURES:
+        window = self.window
+        if window is None:
             return False
-        return num_tokens > max(0.7 * self._window, self._window - 33_000)
+        limit = compaction_threshold(window)
+        if self._failures >= MAX_FAILURES:
+            if self._failures >= 2 * MAX_FAILURES or window - 23_000 <= limit:
+                return False
+            limit = window - 23_000
+        return num_tokens > limit
 
     def _keep_tokens(self, window: int) -> int:
         return min(20_000, window // 4)
@@ -113,7 +122,7 @@ class Compactor:
         """The index from which the entries fit into `keep_tokens`."""
         tokens = 0
         for index in range(len(entries) - 1, -1, -1):
-            tokens += self._estimate.tokens(_chars([entries[index].message]))
+            tokens += self.counter.estimate([entries[index].message])
             if tokens > keep_tokens:
                 return index + 1
         return 0
@@ -130,7 +139,7 @@ class Compactor:
 
     async def _summarise(
         self, keep_tokens: int, window: int, emit: Callable[[Event], None], ask: Ask
-    ) -> None:
+    ) -> Shortening:
         entries = self._session.message_entries()
         start = self._kept_from(entries, keep_tokens)
         # A result may not be parted from its call.
@@ -138,10 +147,10 @@ class Compactor:
             start += 1
         old = [entry.message for entry in entries[:start]]
         if len(old) < 2:
-            return
+            return Shortening()
         emit(Notice(text="Summarising the conversation to make room."))
         summary_tokens = min(20_000, window // 8)
-        room = round((window - 2 * summary_tokens) / self._estimate.tokens_per_char)
+        room = round((window - 2 * summary_tokens) / self.counter.tokens_per_char)
         completed = await ask(
             ChatRequest(
                 system=load_prompt("compaction"),
@@ -151,15 +160,17 @@ class Compactor:
         )
         summary = completed.message.text.strip()
         if not summary:
-            return
+            return Shortening()
+        kept = [entry.message for entry in entries[start:]]
         self._session.append(
             CompactionEntry(
                 id=new_entry_id(),
                 parent_id=self._session.head,
-                summary=_as_message(summary, old, [entry.message for entry in entries[start:]]),
+                summary=_as_message(summary, old, kept),
                 first_kept_id=entries[start].id if start < len(entries) else None,
             )
         )
+        return Shortening(summarised=tuple(old), kept=tuple(kept))
 
 
 def _is_droppable(message: Message) -> bool:
@@ -205,27 +216,3 @@ def _shortened(text: str, max_chars: int) -> str:
         return text
     half = max(0, max_chars // 2)
     return f"{text[:half]}\n[...]\n{text[len(text) - half :]}"
-
-
-def _request_chars(request: ChatRequest) -> int:
-    tools = sum(
-        len(tool.name) + len(tool.description) + len(json.dumps(tool.schema))
-        for tool in request.tools
-    )
-    return len(request.system) + tools + _chars(request.messages)
-
-
-def _chars(messages: Sequence[Message]) -> int:
-    return sum(_MESSAGE_OVERHEAD_CHARS + _message_chars(message) for message in messages)
-
-
-def _message_chars(message: Message) -> int:
-    if not isinstance(message, AssistantMessage):
-        return len(message.content)
-    num_chars = 0
-    for block in message.blocks:
-        if isinstance(block, ToolCall):
-            num_chars += len(block.name) + len(block.arguments) + _MESSAGE_OVERHEAD_CHARS
-        elif isinstance(block, TextBlock):
-            num_chars += len(block.text)
-    return num_chars

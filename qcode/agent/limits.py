@@ -78,6 +78,11 @@ class Budget:
             raise reached("max_tool_calls", f"{limit} tool calls")
         self.num_tool_calls += 1
 
+    def remaining_tool_calls(self) -> int | None:
+        """None without a limit."""
+        limit = self.limits.max_tool_calls
+        return None if limit is None else max(0, limit - self.num_tool_calls)
+
     def remaining_s(self) -> float | None:
         """Seconds of wall time left, never negative; None without a limit."""
         if self.limits.max_wall_time_s is None:

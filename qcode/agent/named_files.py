@@ -8,19 +8,14 @@ permissions, events and records.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import secrets
 from pathlib import Path
 
-from qcode.agent.answer import HARNESS
+from qcode.agent.recent_files import reading
 from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome
-from qcode.protocol.messages import AssistantMessage, ToolCall
 from qcode.sandbox.sensitive_paths import is_secret
 
-READ_TOOL = "read_file"
 MAX_FILES = 3
-MAX_LINES = 200
 MAX_BYTES = 64 * 1024
 """Of a file that is read unasked: a small model on a CPU reads some thousand tokens a minute."""
 
@@ -36,8 +31,7 @@ class ReadNamedFiles:
     async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
         names = await asyncio.to_thread(named_files, prompt, self._root)
         if names:
-            calls = tuple(_read_call(name) for name in names)
-            message = AssistantMessage(blocks=calls, stop_reason="tool_calls", model=HARNESS)
+            message = reading(names)
             turn.add(message)
             await turn.run_calls(message)
         return await ToolLoop().run(prompt, turn)
@@ -63,11 +57,3 @@ def _file_below(root: Path, name: str) -> Path | None:
         return path if path.stat().st_size <= MAX_BYTES else None
     except OSError:  # a name no file can have
         return None
-
-
-def _read_call(name: str) -> ToolCall:
-    return ToolCall(
-        id=f"named_{secrets.token_hex(4)}",
-        name=READ_TOOL,
-        arguments=json.dumps({"file_path": name, "limit": MAX_LINES}, ensure_ascii=False),
-    )

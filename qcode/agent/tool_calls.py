@@ -71,13 +71,20 @@ class ToolCallRunner:
         self._add = add
         self._repetitions = RepetitionGuard()
 
-    async def run(self, calls: Sequence[ToolCall], origin: Origin = "model") -> list[ToolResult]:
+    async def run(
+        self,
+        calls: Sequence[ToolCall],
+        origin: Origin = "model",
+        *,
+        max_content_chars: int | None = None,
+    ) -> list[ToolResult]:
         """The results in call order. Reads run together, everything else alone and in order.
 
         Raises `LimitReached` and `TaskNotDone` (the model repeats a call without end) after every
         call has its result in history.
         """
-        step = _Step(calls, self._emit, self._add, self._max_content_chars)
+        limit = max_content_chars or self._max_content_chars
+        step = _Step(calls, self._emit, self._add, limit)
         reads: list[asyncio.Task[None]] = []
         try:
             for index, call in enumerate(calls):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from qcode.agent.answer import HARNESS, PartialAnswer, with_unique_call_ids
 from qcode.agent.compaction import Compactor
 from qcode.agent.limits import Budget, TurnLimits
 from qcode.agent.permission_gate import PermissionGate
+from qcode.agent.recent_files import READ_TOOL, files_to_read_again, reading
 from qcode.agent.session import Session
 from qcode.agent.tool_calls import Origin, ToolCallRunner, max_content_chars
 from qcode.protocol.backends import Backend, ChatRequest
@@ -74,6 +75,7 @@ class TurnContext:
         self.partial: PartialAnswer | None = None
         self._compactor = compactor
         self._steering = steering
+        self._max_content_chars = max_content_chars(backend.model.context_window)
         self._runner = ToolCallRunner(
             tools=tools,
             gate=gate,
@@ -81,7 +83,7 @@ class TurnContext:
             budget=self.budget,
             emit=emit,
             add=self.add,
-            max_content_chars=max_content_chars(backend.model.context_window),
+            max_content_chars=self._max_content_chars,
         )
 
     @property
@@ -129,7 +131,7 @@ class TurnContext:
                 if isinstance(chunk, Completed):
                     self.partial = None
                     self.budget.usage += chunk.message.usage
-                    self._compactor.observe(request, chunk.message.usage)
+                    self._compactor.counter.observe(request, chunk.message.usage)
                     return chunk
                 if isinstance(chunk, Retrying):
                     partial.clear()
@@ -143,16 +145,22 @@ class TurnContext:
         raise InvalidResponse("The model's answer broke off without an end.")
 
     async def run_calls(
-        self, message: AssistantMessage, *, user_typed: bool = False
+        self,
+        message: AssistantMessage,
+        *,
+        user_typed: bool = False,
+        max_chars: int | None = None,
     ) -> list[ToolResult]:
         """Runs the calls of a message that is in history; one result each, in call order.
 
         `user_typed` calls carry a command that the person typed, and are not asked about. Calls
-        that the program planned (`HARNESS`) may repeat as they like. Raises `LimitReached` and
-        `TaskNotDone` when history is complete.
+        that the program planned (`HARNESS`) may repeat as they like. `max_chars` is the most that
+        one result may take. Raises `LimitReached` and `TaskNotDone` when history is complete.
         """
         origin: Origin = "harness" if message.model == HARNESS else "model"
-        return await self._runner.run(message.tool_calls, "user" if user_typed else origin)
+        if user_typed:
+            origin = "user"
+        return await self._runner.run(message.tool_calls, origin, max_content_chars=max_chars)
 
     async def shorten(self, *, force: bool = False) -> bool:
         """Compacts the conversation where it nears the window, or anyway; False: left as it is."""
@@ -160,7 +168,17 @@ class TurnContext:
         async def ask(request: ChatRequest) -> Completed:
             return await self.stream(request, show=False)
 
-        return await self._compactor.shorten(self.request(), self.emit, ask, force=force)
+        done = await self._compactor.shorten(self.request(), self.emit, ask, force=force)
+        await self._read_again(files_to_read_again(done.summarised, done.kept))
+        return done.shorter
+
+    async def _read_again(self, paths: Sequence[str]) -> None:
+        """Puts back what a summary took away of the files that are worked on."""
+        paths = paths[: self.budget.remaining_tool_calls()]
+        if paths and READ_TOOL in self.tools:
+            message = reading(paths)
+            self.add(message)
+            await self.run_calls(message, max_chars=self._max_content_chars // len(paths))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.answer import stop_reason
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
-from qcode.engine.context_window import context_notice, with_context_window
+from qcode.engine.memory.context_window import context_notice, with_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
@@ -35,7 +35,7 @@ from qcode.protocol.sampling import SamplingParams
 if TYPE_CHECKING:
     from qcode.engine.engine import Engine
     from qcode.engine.grammar import Constraint
-    from qcode.engine.sequence import FinishReason, TokenOutput
+    from qcode.engine.scheduling.sequence import FinishReason, TokenOutput
     from qcode.engine.tokenizer import Tokenizer
 
 LARGE_PARAMETERS = 7_000_000_000
@@ -208,7 +208,9 @@ class LocalBackend:
 
 
 def _constraint(engine: Engine, template: ChatTemplate, request: ChatRequest) -> Constraint | None:
-    """The asked-for grammar; else, where calls are written as JSON, the offered tools."""
+    """The asked-for schema or grammar; else, where calls are written as JSON, the offered tools."""
+    if request.answer is not None and request.answer.schema is not None:
+        return engine.grammars.json_value(request.answer.schema)
     if request.answer is not None and request.answer.grammar is not None:
         return engine.grammars.compile(request.answer.grammar)
     if request.tools and isinstance(template, HermesTemplate):
@@ -243,7 +245,7 @@ class _Answer:
         stop: Sequence[str],
         prefix_ids: Sequence[int],
     ) -> None:
-        from qcode.engine.stop_strings import StoppableText
+        from qcode.engine.sampling.stop_strings import StoppableText
 
         self._tokenizer = tokenizer
         self._parser = parser

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from qcode.protocol.chunks import Chunk
 from qcode.protocol.messages import Message
@@ -26,15 +26,17 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerShape:
-    """How an answer must look; only for backends with `ModelInfo.constrains`.
+    """How an answer must look. Only `schema` is also for backends without
+    `ModelInfo.constrains`: they ask the server for it, which may or may not obey.
 
-    `grammar` is a Lark grammar as llguidance reads it, over the answer's text. The answer is
+    `schema` is a JSON Schema that the whole of the answer's text obeys. `grammar` is a Lark grammar as llguidance reads it, over the answer's text. The answer is
     sampled under the grammar token by token and nothing is forced on top of it, so its tokens are
     the natural ones. `prefix_ids` are tokens of an earlier answer's `trace` that this one
     continues; they are part of the answer and of the grammar's text. `trace` asks for a
     `TokenChoice` for each token after the prefix.
     """
 
+    schema: Mapping[str, object] | None = None
     grammar: str | None = None
     prefix_ids: tuple[int, ...] = ()
     trace: bool = False
@@ -59,3 +61,13 @@ class Backend(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A backend that has its model's vocabulary at hand."""
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        """Tokens of the prompt, exactly as they would be sent. Blocks: call it in a thread.
+        Raises `EngineError`."""
+        ...

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from loop_parts import Bench, assert_well_formed, calls, of_type, play, says
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
-from qcode.agent.compaction import TokenEstimate
+import pytest
+from loop_parts import Bench, ScriptedModel, assert_well_formed, calls, of_type, play, says
+
+from qcode.agent.compaction import Compactor
 from qcode.agent.session import MessageEntry, Session
+from qcode.protocol.backends import ChatRequest
+from qcode.protocol.chunks import Completed
 from qcode.protocol.errors import BackendUnavailable, ContextOverflow
 from qcode.protocol.events import ContextCompacted, Notice, TurnFinished
 from qcode.protocol.messages import (
@@ -17,10 +23,24 @@ from qcode.protocol.messages import (
     ToolMessage,
     UserMessage,
 )
+from qcode.sandbox.workspace import LocalWorkspace
+from qcode.tools.file_records import FileRecords
+from qcode.tools.read_file import ReadFile
 
 pytestmark = pytest.mark.anyio
 
 WINDOW = 4_000  # tokens; about 16 000 characters, of which 70 % may fill
+
+
+@dataclass
+class CountingModel(ScriptedModel):
+    """Counts its own tokens; a summary makes its requests half as long."""
+
+    num_tokens: int = 0
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        summarised = "Summary of the conversation" in text_of(request.messages[:1])
+        return self.num_tokens // 2 if summarised else self.num_tokens
 
 
 def grown_session(num_reads: int, output_chars: int) -> Session:
@@ -166,21 +186,76 @@ async def test_a_summary_never_asks_for_more_than_the_window() -> None:
     assert len(text_of(request.messages)) / 4 < WINDOW - WINDOW // 8
 
 
-def test_the_estimate_learns_from_usage_within_bounds() -> None:
-    estimate = TokenEstimate()
-    assert estimate.tokens(4_000) == 1_000
-    estimate.observe(4_000, 2_000)
-    assert estimate.tokens(4_000) == 2_000
-    estimate.observe(4_000, 400_000)
-    assert estimate.tokens(4_000) == 4_000
-    estimate.observe(4_000, 0)
-    estimate.observe(10, 10)
-    assert estimate.tokens(4_000) == 4_000
-
-
 async def test_a_result_fits_a_small_window() -> None:
     bench = Bench(calls(("read_file", {"path": "a.py"})), says("ok"), context_window=WINDOW)
     bench.files["a.py"] = "x" * 50_000
     await play(bench.agent, "go")
     (result,) = [m for m in bench.agent.conversation if isinstance(m, ToolMessage)]
     assert len(result.content) / 4 < WINDOW / 2
+
+
+async def test_files_that_a_summary_took_away_are_read_again(tmp_path: Path) -> None:
+    session = Session(session_id="s")
+    session.add(UserMessage(content="Rename the module."))
+    for number, path in enumerate(["old.py", "a.py", "b.py", "gone.py"]):
+        call = ToolCall(id=f"r{number}", name="read_file", arguments=f'{{"file_path": "{path}"}}')
+        session.add(AssistantMessage(blocks=(call,), stop_reason="tool_calls", model="m"))
+        failed = path == "gone.py"
+        session.add(ToolMessage(call_id=call.id, name="read_file", content="text", is_error=failed))
+    for message in talked_session(12, 600).conversation():
+        session.add(message)
+    bench = Bench(says("They read files."), says("ok"), session=session, context_window=WINDOW)
+    for name, text in {"old.py": "x\n" * 50_000, "a.py": "print(1)\n", "b.py": "two\n"}.items():
+        (tmp_path / name).write_text(text)
+    bench.agent.tools["read_file"] = ReadFile(LocalWorkspace(tmp_path), FileRecords())
+    await play(bench.agent, "next")
+    request = bench.model.requests[-1]
+    *_, asked, old, first, second = request.messages
+    assert isinstance(asked, AssistantMessage)
+    names = [json.loads(call.arguments)["file_path"] for call in asked.tool_calls]
+    assert names == ["old.py", "a.py", "b.py"]
+    assert isinstance(old, ToolMessage)
+    assert isinstance(first, ToolMessage)
+    assert isinstance(second, ToolMessage)
+    assert "print(1)" in first.content
+    assert "two" in second.content
+    assert len(old.content) < WINDOW / 2
+    assert_well_formed(bench.agent)
+
+
+async def test_with_the_vocabulary_at_hand_the_threshold_is_exact() -> None:
+    session = talked_session(12, 600)
+    bench = Bench(says("ok"), says("ok"), session=session, context_window=20_000)
+    counting = CountingModel(bench.model.scripts, context_window=20_000)
+    bench.agent.backend = counting
+    bench.agent._compactor = Compactor(session, counting)
+    counting.num_tokens = 14_000
+    assert of_type(await play(bench.agent, "next"), ContextCompacted) == []
+    counting.num_tokens = 14_001
+    counting.scripts[:] = [says("They talked."), says("ok")]
+    (compacted,) = of_type(await play(bench.agent, "next"), ContextCompacted)
+    assert compacted.before_tokens == 14_001
+
+
+async def test_attempts_that_gain_nothing_begin_again_when_there_is_no_choice() -> None:
+    class Full(CountingModel):
+        """Never any shorter, whatever is done."""
+
+    session = talked_session(4, 60_000)
+    model = Full([], context_window=100_000, num_tokens=75_000)
+    compactor = Compactor(session, model)
+    request = ChatRequest(system="", messages=session.conversation())
+    asked = 0
+
+    async def ask(request: ChatRequest) -> Completed:
+        nonlocal asked
+        asked += 1
+        raise BackendUnavailable("gone")
+
+    for _ in range(5):
+        await compactor.shorten(request, lambda event: None, ask)
+    assert asked == 3
+    model.num_tokens = 78_000
+    for _ in range(5):
+        await compactor.shorten(request, lambda event: None, ask)
+    assert asked == 6

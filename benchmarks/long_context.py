@@ -119,10 +119,10 @@ def write_checkpoint(directory: Path) -> None:
 def measure(num_tokens: int, kv_dtype: KVDtypeName, threads: int | None) -> Run:
     """Write the checkpoint, read a prompt of `num_tokens` random bytes and answer one token."""
     from qcode.engine.checkpoint.open import open_checkpoint
-    from qcode.engine.context_window import with_context_window
     from qcode.engine.engine import Engine
-    from qcode.engine.memory import available_bytes
-    from qcode.engine.memory_budget import budget
+    from qcode.engine.memory.available import available_bytes
+    from qcode.engine.memory.budget import budget
+    from qcode.engine.memory.context_window import with_context_window
     from qcode.engine.options import EngineOptions
     from qcode.protocol.sampling import SamplingParams
 

@@ -170,8 +170,8 @@ def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], .
 
 def default_model() -> str:
     """The model for machines where nothing is configured, by the memory that is free."""
-    from qcode.engine.memory import available_bytes
-    from qcode.engine.model_catalogue import DEFAULT_MODEL, SMALL_MODEL
+    from qcode.engine.memory.available import available_bytes
+    from qcode.engine.store.model_catalogue import DEFAULT_MODEL, SMALL_MODEL
 
     return SMALL_MODEL if available_bytes() < _SMALL_MEMORY_BYTES else DEFAULT_MODEL
 
@@ -333,8 +333,8 @@ def _other_ways(settings: Settings) -> str:
 def _local_backend(
     settings: Settings, name: str, obtain: Obtain | None, tell: Callable[[str], None]
 ) -> Backend:
-    from qcode.engine.model_catalogue import catalogue_entry
-    from qcode.engine.model_store import ModelStore
+    from qcode.engine.store.model_catalogue import catalogue_entry
+    from qcode.engine.store.model_store import ModelStore
 
     if importlib.util.find_spec("torch") is None:
         raise SettingsError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qcode.engine.model_store import ModelStore, PullProgress
+from qcode.engine.store.model_store import ModelStore, PullProgress
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 MODELS = Path(os.environ.get("QCODE_TEST_MODELS") or _CACHE / "qcode-tests" / "models")

@@ -24,9 +24,9 @@ from qcode.config.locations import Locations
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
 from qcode.engine.kernels.build import BuildFailed, find_compiler
-from qcode.engine.memory import available_bytes
-from qcode.engine.model_catalogue import catalogue_entry
-from qcode.engine.model_store import ModelStore
+from qcode.engine.memory.available import available_bytes
+from qcode.engine.store.model_catalogue import catalogue_entry
+from qcode.engine.store.model_store import ModelStore
 from qcode.protocol.errors import SettingsError
 from qcode.sandbox.terminal_text import printable
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from qcode.config.locations import Locations
-from qcode.engine.model_catalogue import catalogue_entry
-from qcode.engine.model_store import ModelStore
+from qcode.engine.store.model_catalogue import catalogue_entry
+from qcode.engine.store.model_store import ModelStore
 from qcode.protocol.errors import ModelStoreError
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from qcode.engine import memory
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.qwen3_coder import Qwen3CoderTemplate
 from qcode.engine.chat.template import choose_template
@@ -16,8 +15,9 @@ from qcode.engine.checkpoint.gguf_checkpoint import GgufCheckpoint
 from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.checkpoint.safetensors_checkpoint import SafetensorsCheckpoint
 from qcode.engine.checkpoint.split_names import split_part_names
-from qcode.engine.context_window import largest_context_window, with_context_window
-from qcode.engine.memory_budget import MemoryBudget, budget
+from qcode.engine.memory import available as memory
+from qcode.engine.memory.budget import MemoryBudget, budget
+from qcode.engine.memory.context_window import largest_context_window, with_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.models.loading import load_tokenizer, read_chat_template
 from qcode.engine.options import KV_DTYPES, KVDtypeName

@@ -15,8 +15,8 @@ from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.model_flags import JsonFlag, ModelArgument
 from qcode.cli.quantities import bytes_text, count_text, window_text
-from qcode.engine.context_window import largest_context_window
-from qcode.engine.memory_budget import MemoryBudget
+from qcode.engine.memory.budget import MemoryBudget
+from qcode.engine.memory.context_window import largest_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import KV_DTYPES, KVDtypeName
 from qcode.sandbox.terminal_text import printable

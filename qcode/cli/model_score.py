@@ -26,7 +26,7 @@ from qcode.cli.model_flags import (
 )
 from qcode.cli.prompt_input import read_file_or_stdin
 from qcode.config.locations import Locations
-from qcode.engine.context_window import context_notice
+from qcode.engine.memory.context_window import context_notice
 from qcode.frontends.progress import Progress
 from qcode.protocol.errors import BadInput
 

@@ -26,9 +26,14 @@ from qcode.cli.model_quantize import format_list, quantize
 from qcode.cli.model_run import run
 from qcode.cli.model_score import score
 from qcode.cli.quantities import bytes_text
-from qcode.engine.memory import total_bytes
-from qcode.engine.model_catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, catalogue_entry
-from qcode.engine.model_store import InstalledModel, ModelStore, PullProgress, model_record
+from qcode.engine.memory.available import total_bytes
+from qcode.engine.store.model_catalogue import (
+    CATALOGUE,
+    DEFAULT_MODEL,
+    CatalogueEntry,
+    catalogue_entry,
+)
+from qcode.engine.store.model_store import InstalledModel, ModelStore, PullProgress, model_record
 from qcode.protocol.errors import ModelStoreError
 
 command = typer.Typer(

@@ -25,7 +25,7 @@ from qcode.protocol.sampling import SamplingParams
 if TYPE_CHECKING:
     from qcode.engine.engine import Engine
     from qcode.engine.grammar import Constraint
-    from qcode.engine.sequence import RequestId, TokenOutput
+    from qcode.engine.scheduling.sequence import RequestId, TokenOutput
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qcode.engine.layers.attention import AttentionInputs
-from qcode.engine.scheduler import Scheduled
+from qcode.engine.scheduling.scheduler import Scheduled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

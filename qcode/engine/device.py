@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from qcode.engine import memory
+from qcode.engine.memory import available as memory
 from qcode.engine.options import EngineOptions, KVDtype
 from qcode.protocol.errors import EngineError
 

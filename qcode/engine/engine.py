@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-from qcode.engine.block_pool import BlockPool
-from qcode.engine.context_window import with_context_window
 from qcode.engine.device import (
     activation_dtype,
     available_bytes,
@@ -18,18 +16,20 @@ from qcode.engine.device import (
     num_physical_cores,
 )
 from qcode.engine.grammar import Constraint, GrammarCompiler
-from qcode.engine.kv_cache import KVCache, plan_kv_cache
-from qcode.engine.memory_budget import kv_bytes_per_token
+from qcode.engine.memory.budget import kv_bytes_per_token
+from qcode.engine.memory.context_window import with_context_window
+from qcode.engine.memory.kv_cache import KVCache, plan_kv_cache
+from qcode.engine.memory.recurrent_state import RecurrentStates, plan_state_slots
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
 from qcode.engine.outputs import advance, finish_reason, prefill_progress, take_scores
-from qcode.engine.recurrent_state import RecurrentStates, plan_state_slots
 from qcode.engine.requests import Requests
-from qcode.engine.scheduler import ChunkSizer, Scheduled, Scheduler
-from qcode.engine.sequence import RequestId, TokenOutput
-from qcode.engine.state_pool import SNAPSHOT_SPACING, StatePool
+from qcode.engine.scheduling.block_pool import BlockPool
+from qcode.engine.scheduling.scheduler import ChunkSizer, Scheduled, Scheduler
+from qcode.engine.scheduling.sequence import RequestId, TokenOutput
+from qcode.engine.scheduling.state_pool import SNAPSHOT_SPACING, StatePool
 from qcode.protocol.sampling import SamplingParams
 
 

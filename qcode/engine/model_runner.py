@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from qcode.engine.batch import build_batch
-from qcode.engine.block_pool import BlockCopy
-from qcode.engine.kv_cache import KVCache
 from qcode.engine.layers.cache import LayerCache
+from qcode.engine.memory.kv_cache import KVCache
+from qcode.engine.memory.recurrent_state import RecurrentStates
 from qcode.engine.models.network import Network
-from qcode.engine.recurrent_state import RecurrentStates
-from qcode.engine.sampler import Choice, SamplingRow, sample
-from qcode.engine.scheduler import Scheduled
-from qcode.engine.scoring import log_probabilities
-from qcode.engine.sequence import Sequence
-from qcode.engine.state_pool import StateCopy
+from qcode.engine.sampling.sampler import Choice, SamplingRow, sample
+from qcode.engine.sampling.scoring import log_probabilities
+from qcode.engine.scheduling.block_pool import BlockCopy
+from qcode.engine.scheduling.scheduler import Scheduled
+from qcode.engine.scheduling.sequence import Sequence
+from qcode.engine.scheduling.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
 
 

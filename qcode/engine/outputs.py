@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence as AbstractSequence
 
-from qcode.engine.sampler import Choice
-from qcode.engine.scheduler import Scheduled
-from qcode.engine.sequence import FinishReason, Prefill, Sequence, TokenLogprobs, TokenOutput
+from qcode.engine.sampling.sampler import Choice
+from qcode.engine.scheduling.scheduler import Scheduled
+from qcode.engine.scheduling.sequence import (
+    FinishReason,
+    Prefill,
+    Sequence,
+    TokenLogprobs,
+    TokenOutput,
+)
 from qcode.protocol.errors import EngineError
 
 

@@ -7,9 +7,9 @@ from collections import abc
 
 from qcode.engine.grammar import Constraint
 from qcode.engine.model_config import GenerationDefaults
-from qcode.engine.sampler import logit_adjustments, resolve
-from qcode.engine.sequence import RequestId, Sequence
-from qcode.engine.stop_strings import StoppableText
+from qcode.engine.sampling.sampler import logit_adjustments, resolve
+from qcode.engine.sampling.stop_strings import StoppableText
+from qcode.engine.scheduling.sequence import RequestId, Sequence
 from qcode.engine.tokenizer import Tokenizer
 from qcode.protocol.errors import ContextOverflow, EngineError
 from qcode.protocol.sampling import SamplingParams

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from qcode.engine.engine import Engine
-from qcode.engine.sequence import FinishReason, Prefill, RequestId, TokenLogprobs
+from qcode.engine.scheduling.sequence import FinishReason, Prefill, RequestId, TokenLogprobs
 from qcode.protocol.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=12)

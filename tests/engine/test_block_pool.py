@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qcode.engine.block_pool import BlockPool, CachedPrefix
-from qcode.engine.sampler import ResolvedSampling
-from qcode.engine.sequence import RequestId, Sequence
+from qcode.engine.sampling.sampler import ResolvedSampling
+from qcode.engine.scheduling.block_pool import BlockPool, CachedPrefix
+from qcode.engine.scheduling.sequence import RequestId, Sequence
 
 GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
 BLOCK_SIZE = 4

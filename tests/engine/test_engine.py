@@ -17,8 +17,8 @@ from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import PagedKV
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
-from qcode.engine.sampler import SamplingRow, logit_adjustments, resolve, sample
-from qcode.engine.sequence import Prefill, RequestId
+from qcode.engine.sampling.sampler import SamplingRow, logit_adjustments, resolve, sample
+from qcode.engine.scheduling.sequence import Prefill, RequestId
 from qcode.protocol.errors import ContextOverflow, EngineError, OutOfMemory
 from qcode.protocol.sampling import SamplingParams
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from qcode.engine.engine import Engine
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import LayerCache
-from qcode.engine.memory_budget import kv_bytes_per_token, state_bytes
+from qcode.engine.memory.budget import kv_bytes_per_token, state_bytes
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.models.network import Network
 from qcode.engine.options import EngineOptions
-from qcode.engine.sequence import RequestId, TokenLogprobs
-from qcode.engine.state_pool import SNAPSHOT_SPACING
+from qcode.engine.scheduling.sequence import RequestId, TokenLogprobs
+from qcode.engine.scheduling.state_pool import SNAPSHOT_SPACING
 from qcode.protocol.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=10, logprobs=3)

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_checkpoint import FAMILIES, Family, write_safetensors
 
-from qcode.engine.block_pool import BlockCopy
 from qcode.engine.device import cache_dtype
 from qcode.engine.engine import Engine
-from qcode.engine.kv_cache import TORCH_DTYPES, KVCache
 from qcode.engine.layers.attention import quantize
+from qcode.engine.memory.kv_cache import TORCH_DTYPES, KVCache
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions, KVDtype
-from qcode.engine.sequence import TokenLogprobs
+from qcode.engine.scheduling.block_pool import BlockCopy
+from qcode.engine.scheduling.sequence import TokenLogprobs
 from qcode.protocol.sampling import SamplingParams
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ import pytest
 
 from qcode.engine.engine import Engine
 from qcode.engine.options import EngineOptions
-from qcode.engine.sequence import TokenLogprobs
+from qcode.engine.scheduling.sequence import TokenLogprobs
 from qcode.protocol.sampling import SamplingParams
 
 # One group, so that two engines never share the cores: each would wait for the other's threads.

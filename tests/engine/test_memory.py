@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcode.engine.memory import available_bytes, total_bytes
+from qcode.engine.memory.available import available_bytes, total_bytes
 
 GIB = 2**30
 MEMINFO = {"MemTotal": 16 * GIB, "MemFree": 1 * GIB, "MemAvailable": 10 * GIB}
@@ -98,7 +98,11 @@ def test_this_machine_has_some() -> None:
 
 def test_a_limit_on_the_data_of_the_process_counts() -> None:
     """`ulimit -d`, in a process of its own."""
-    command = [sys.executable, "-c", "from qcode.engine.memory import *; print(available_bytes())"]
+    command = [
+        sys.executable,
+        "-c",
+        "from qcode.engine.memory.available import *; print(available_bytes())",
+    ]
     free, limited = (
         int(subprocess.run([*prefix, *command], capture_output=True, check=True, text=True).stdout)
         for prefix in ([], ["sh", "-c", 'ulimit -d 100000; exec "$@"', "sh"])

@@ -9,9 +9,9 @@ import torch
 from random_checkpoint import FAMILIES, Family, random_config
 
 from qcode.engine.checkpoint.config import config_from_json
-from qcode.engine.context_window import with_context_window
-from qcode.engine.kv_cache import KVCache, KVCachePlan, plan_kv_cache
-from qcode.engine.memory_budget import MemoryBudget, budget, kv_bytes_per_token, state_bytes
+from qcode.engine.memory.budget import MemoryBudget, budget, kv_bytes_per_token, state_bytes
+from qcode.engine.memory.context_window import with_context_window
+from qcode.engine.memory.kv_cache import KVCache, KVCachePlan, plan_kv_cache
 from qcode.engine.model_config import LinearAttentionConfig, ModelConfig
 from qcode.engine.options import EngineOptions, KVDtype
 from qcode.protocol.errors import OutOfMemory

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qcode.engine.model_catalogue import CatalogueEntry, HubSource, Source, WheelPartsSource
-from qcode.engine.model_store import ModelStore, PullProgress
+from qcode.engine.store.model_catalogue import CatalogueEntry, HubSource, Source, WheelPartsSource
+from qcode.engine.store.model_store import ModelStore, PullProgress
 from qcode.protocol.errors import ModelStoreError
 
 PART_BYTES = 1000

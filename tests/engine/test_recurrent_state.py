@@ -8,11 +8,11 @@ import torch
 from random_checkpoint import write_safetensors
 
 from qcode.engine.checkpoint.open import open_checkpoint
-from qcode.engine.memory_budget import state_bytes
+from qcode.engine.memory.budget import state_bytes
+from qcode.engine.memory.recurrent_state import MAX_SNAPSHOTS, RecurrentStates, plan_state_slots
 from qcode.engine.model_config import LinearAttentionConfig, ModelConfig
 from qcode.engine.options import EngineOptions
-from qcode.engine.recurrent_state import MAX_SNAPSHOTS, RecurrentStates, plan_state_slots
-from qcode.engine.state_pool import StateCopy
+from qcode.engine.scheduling.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcode.engine.logit_adjustments import TokenCounts
 from qcode.engine.model_config import GenerationDefaults
-from qcode.engine.sampler import (
+from qcode.engine.sampling.logit_adjustments import TokenCounts
+from qcode.engine.sampling.sampler import (
     FIRST_CANDIDATES,
     ResolvedSampling,
     SamplingRow,

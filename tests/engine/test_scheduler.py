@@ -3,11 +3,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcode.engine.block_pool import BlockPool
-from qcode.engine.sampler import ResolvedSampling
-from qcode.engine.scheduler import ChunkSizer, Scheduler
-from qcode.engine.sequence import RequestId, Sequence
-from qcode.engine.state_pool import StatePool
+from qcode.engine.sampling.sampler import ResolvedSampling
+from qcode.engine.scheduling.block_pool import BlockPool
+from qcode.engine.scheduling.scheduler import ChunkSizer, Scheduler
+from qcode.engine.scheduling.sequence import RequestId, Sequence
+from qcode.engine.scheduling.state_pool import StatePool
 
 GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from qcode.engine.engine import Engine
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
-from qcode.engine.scoring import SCORED_ROWS, log_probabilities
-from qcode.engine.sequence import RequestId, TokenLogprobs
+from qcode.engine.sampling.scoring import SCORED_ROWS, log_probabilities
+from qcode.engine.scheduling.sequence import RequestId, TokenLogprobs
 from qcode.protocol.errors import EngineError
 from qcode.protocol.sampling import SamplingParams
 

@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qcode.engine.block_pool import BlockPool
-from qcode.engine.sampler import ResolvedSampling
-from qcode.engine.scheduler import ChunkSizer, Scheduler
-from qcode.engine.sequence import RequestId, Sequence
-from qcode.engine.state_pool import StatePool
+from qcode.engine.sampling.sampler import ResolvedSampling
+from qcode.engine.scheduling.block_pool import BlockPool
+from qcode.engine.scheduling.scheduler import ChunkSizer, Scheduler
+from qcode.engine.scheduling.sequence import RequestId, Sequence
+from qcode.engine.scheduling.state_pool import StatePool
 
 GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
 BLOCK_SIZE = 4

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from random_checkpoint import write_safetensors
 
 from qcode.engine.engine import Engine
-from qcode.engine.memory_budget import kv_bytes_per_token, state_bytes
+from qcode.engine.memory.budget import kv_bytes_per_token, state_bytes
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
-from qcode.engine.sequence import RequestId
-from qcode.engine.state_pool import SNAPSHOT_SPACING
+from qcode.engine.scheduling.sequence import RequestId
+from qcode.engine.scheduling.state_pool import SNAPSHOT_SPACING
 from qcode.protocol.errors import EngineError
 from qcode.protocol.sampling import SamplingParams
 

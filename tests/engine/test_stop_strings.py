@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcode.engine.stop_strings import StopStrings
+from qcode.engine.sampling.stop_strings import StopStrings
 
 
 @given(

@@ -13,13 +13,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRotaryEmbedding
 
 from qcode.engine.checkpoint.config import config_from_json
-from qcode.engine.context_window import (
+from qcode.engine.engine import Engine
+from qcode.engine.layers.rotary import RotaryEmbedding, inverse_frequencies
+from qcode.engine.memory.context_window import (
     context_notice,
     largest_context_window,
     with_context_window,
 )
-from qcode.engine.engine import Engine
-from qcode.engine.layers.rotary import RotaryEmbedding, inverse_frequencies
 from qcode.engine.model_config import ModelConfig, YarnScaling
 from qcode.engine.models.loading import load_model
 from qcode.engine.options import EngineOptions, parse_context

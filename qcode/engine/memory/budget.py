@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcode.engine.context_window import largest_context_window
+from qcode.engine.memory.context_window import largest_context_window
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions, KVDtype
 

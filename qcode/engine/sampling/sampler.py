@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcode.engine.logit_adjustments import LogitAdjustments, Penalties
 from qcode.engine.model_config import GenerationDefaults
+from qcode.engine.sampling.logit_adjustments import LogitAdjustments, Penalties
 from qcode.protocol.errors import EngineError
 from qcode.protocol.sampling import SamplingParams
 

@@ -13,7 +13,7 @@ from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from qcode.engine.sequence import Sequence
+from qcode.engine.scheduling.sequence import Sequence
 
 ROOT = b""
 """The digest of no tokens."""

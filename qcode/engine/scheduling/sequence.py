@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from qcode.engine.grammar import Constraint
-from qcode.engine.logit_adjustments import LogitAdjustments
-from qcode.engine.sampler import ResolvedSampling
-from qcode.engine.stop_strings import StoppableText
+from qcode.engine.sampling.logit_adjustments import LogitAdjustments
+from qcode.engine.sampling.sampler import ResolvedSampling
+from qcode.engine.sampling.stop_strings import StoppableText
 from qcode.protocol.errors import EngineError
 
 RequestId = NewType("RequestId", int)

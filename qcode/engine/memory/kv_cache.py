@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcode.engine import memory_budget
-from qcode.engine.block_pool import BlockCopy
 from qcode.engine.layers.cache import PagedKV
+from qcode.engine.memory import budget as memory_budget
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions, KVDtype
+from qcode.engine.scheduling.block_pool import BlockCopy
 from qcode.protocol.errors import OutOfMemory
 
 TORCH_DTYPES: dict[KVDtype, torch.dtype] = {

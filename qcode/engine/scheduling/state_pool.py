@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import abc
 from dataclasses import dataclass, replace
 
-from qcode.engine.block_pool import ROOT, CachedPrefix, digest_of
-from qcode.engine.sequence import Sequence
+from qcode.engine.scheduling.block_pool import ROOT, CachedPrefix, digest_of
+from qcode.engine.scheduling.sequence import Sequence
 
 SNAPSHOT_SPACING = 512
 """A copy of the state is little work beside computing that many tokens."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from qcode.engine.block_pool import BlockCopy, BlockPool
-from qcode.engine.sequence import RequestId, Sequence
-from qcode.engine.state_pool import StateCopy, StatePool
+from qcode.engine.scheduling.block_pool import BlockCopy, BlockPool
+from qcode.engine.scheduling.sequence import RequestId, Sequence
+from qcode.engine.scheduling.state_pool import StateCopy, StatePool
 
 MIN_CHUNK_TOKENS = 32
 """Fewer tokens take little less time: reading the weights is then most of the work."""

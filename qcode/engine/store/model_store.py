@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qcode.engine.checkpoint.split_names import split_part_names
-from qcode.engine.model_catalogue import (
+from qcode.engine.store.model_catalogue import (
     CATALOGUE,
     CatalogueEntry,
     HubSource,
     WheelPartsSource,
     catalogue_entry,
 )
-from qcode.engine.model_sources import (
+from qcode.engine.store.model_sources import (
     ByteSource,
     HubFile,
     SourceFailed,

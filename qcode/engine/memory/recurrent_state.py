@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 
 from qcode.engine.layers.cache import DeltaState
-from qcode.engine.memory_budget import state_bytes
+from qcode.engine.memory.budget import state_bytes
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions
-from qcode.engine.state_pool import StateCopy
+from qcode.engine.scheduling.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
 
 MAX_SNAPSHOTS = 64

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from qcode.engine.checkpoint.split_names import split_part_names
-from qcode.engine.model_catalogue import HubSource, WheelPartsSource
+from qcode.engine.store.model_catalogue import HubSource, WheelPartsSource
 from qcode.protocol.errors import ModelStoreError
 
 CONNECT_TIMEOUT_S = 15.0

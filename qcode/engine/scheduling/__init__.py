@@ -1,0 +1,1 @@
+"""Which sequences run next, and which blocks and states are theirs."""

@@ -1,0 +1,1 @@
+"""Named models on this machine, and where their bytes come from."""

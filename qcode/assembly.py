@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from qcode.protocol.errors import SessionError, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
-    from qcode.agent.limits import TurnLimits
+    from qcode.agent.limits import Prices, TurnLimits
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
     from qcode.backends.discovery import FoundServer
@@ -46,7 +46,8 @@ def open_agent(
     in a thread where a person waits. `tell` gets lines for the person. A `backend` that an earlier
     conversation made is used again: a loaded model stays loaded.
 
-    Raises `SettingsError`, `SessionError`, `ModelStoreError`, `EngineError`.
+    Raises `SettingsError`, `SessionError`, `BadInput` (the answer's schema is none),
+    `ModelStoreError`, `EngineError`.
     """
     loaded = load_settings(options)
     for notice in loaded.notices:
@@ -64,6 +65,7 @@ def open_agent(
         backend=backend,
         tell=tell,
         bare=options.bare,
+        answer_schema=options.answer_schema,
     )
 
 
@@ -185,13 +187,16 @@ def create_agent(
     backend: Backend | None = None,
     tell: Callable[[str], None] | None = None,
     bare: bool = False,
+    answer_schema: Mapping[str, object] | None = None,
 ) -> Agent:
     """`backend` is created from the settings where none is given. `tell` gets lines for the person
-    about instruction files that were left out. `bare` leaves them all unread.
+    about instruction files that were left out. `bare` leaves them all unread. `answer_schema` is a
+    JSON Schema that the closing answer of each turn must obey.
 
     Raises `SettingsError`, `ModelStoreError`, `EngineError`.
     """
     from qcode.agent.agent import Agent
+    from qcode.agent.answer_form import AnswerForm
     from qcode.agent.permissions import PermissionPolicy
     from qcode.agent.verification import VerifyCommand
     from qcode.protocol.sampling import SamplingParams
@@ -205,6 +210,7 @@ def create_agent(
             "verify needs the tool run_shell_command, which tools leaves out.",
             "Add Bash to tools; what the model may run is decided by allow and deny.",
         )
+    form = None if answer_schema is None else AnswerForm(answer_schema)
     return Agent(
         backend=backend,
         tools=tools,
@@ -217,9 +223,16 @@ def create_agent(
         ),
         approver=approver,
         session=session,
-        system_prompt=_system_prompt(settings, backend, root, None if bare else tell or _ignore),
+        system_prompt=_system_prompt(
+            settings,
+            backend,
+            root,
+            None if bare else tell or _ignore,
+            None if form is None else form.instruction,
+        ),
         limits=_limits(settings, backend),
         verify=None if settings.verify is None else VerifyCommand(command=settings.verify),
+        answer_form=form,
         strategy_for=_strategy_for(settings, backend, root),
         sampling=SamplingParams(
             temperature=settings.temperature,
@@ -235,31 +248,45 @@ def _ignore(line: str) -> None:
 
 
 def _limits(settings: Settings, backend: Backend) -> TurnLimits:
-    from qcode.agent.limits import Prices, TurnLimits
+    from qcode.agent.limits import TurnLimits
 
-    priced = settings.cost_input is not None and settings.cost_output is not None
-    if settings.max_cost is not None and not priced and not backend.model.local:
-        raise SettingsError(
-            "max_cost needs the model's prices, and they are not known.",
-            "Set cost_input and cost_output, each for a million tokens: as QCODE_COST_INPUT=0.3, "
-            "or in the settings file.",
-        )
     return TurnLimits(
         max_turns=settings.max_turns,
         max_wall_time_s=settings.max_wall_time,
         max_tool_calls=settings.max_tool_calls,
         max_tokens=settings.max_tokens,
         max_cost=settings.max_cost,
-        prices=Prices(input=settings.cost_input or 0.0, output=settings.cost_output or 0.0),
+        prices=_prices(settings, backend),
     )
 
 
+def _prices(settings: Settings, backend: Backend) -> Prices:
+    from qcode.agent.limits import Prices
+
+    cost_input, cost_output = settings.cost_input, settings.cost_output
+    if (named := settings.named_model) is not None:
+        cost_input = named.cost_input if cost_input is None else cost_input
+        cost_output = named.cost_output if cost_output is None else cost_output
+    known = cost_input is not None and cost_output is not None
+    if settings.max_cost is not None and not known and not backend.model.local:
+        raise SettingsError(
+            "max_cost needs the model's prices, and they are not known.",
+            "Set cost_input and cost_output, each for a million tokens: as QCODE_COST_INPUT=0.3, "
+            "or in the model's table of the settings file.",
+        )
+    return Prices(input=cost_input or 0.0, output=cost_output or 0.0)
+
+
 def _system_prompt(
-    settings: Settings, backend: Backend, root: Path, tell: Callable[[str], None] | None
+    settings: Settings,
+    backend: Backend,
+    root: Path,
+    tell: Callable[[str], None] | None,
+    form: str | None,
 ) -> str:
     """A person who starts qcode in a folder means its instructions to be read: they are text that
     asks, and permissions guard what they ask for. What could run by itself needs trust. Without
-    `tell` none is read."""
+    `tell` none is read. `form` says how the last message must look."""
     from datetime import UTC, datetime
 
     from qcode.agent.instructions import Instructions, load_instructions
@@ -276,7 +303,7 @@ def _system_prompt(
         facts=gather_facts(root, datetime.now(UTC).astimezone().date()),
         instructions=instructions.text,
         own=settings.system_prompt,
-        added=settings.append_system_prompt or "",
+        added="\n\n".join(part for part in (settings.append_system_prompt, form) if part),
     )
 
 

@@ -20,6 +20,7 @@ OPTIONAL_FIELDS = (
     "frequency_penalty",
     "seed",
     "stop",
+    "response_format",
 )
 """Request fields an answer can do without."""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 _HURRY_S = 2.0
 _GRACE_S = 0.5
+# An end in order takes two seconds where a command must be killed; what takes longer hangs.
+_ORDERLY_S = 4.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,6 +38,7 @@ class Interruption:
         if self._cancel_turn is None or hurried:
             self._leave(number)
         else:
+            self._loop.call_later(_ORDERLY_S, self._leave, number)
             self._cancel_turn()
 
     def _leave(self, number: int) -> None:
@@ -42,4 +46,6 @@ class Interruption:
         not keep the program, so the process ends in any case."""
         if self._main is not None:
             self._main.cancel()
-        self._loop.call_later(_GRACE_S, os._exit, 128 + number)
+        end = threading.Timer(_GRACE_S, os._exit, (128 + number,))
+        end.daemon = True  # it must not hold up the end it is there to bring
+        end.start()

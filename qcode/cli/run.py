@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import shlex
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from qcode.assembly import open_agent
-from qcode.cli.app import obtain_model
-from qcode.cli.exit_codes import SIGNAL, exit_code
 from qcode.cli.flags import (
     AllowFlag,
     ApprovalModeFlag,
@@ -32,32 +25,11 @@ from qcode.cli.flags import (
     session_choice,
     setting_flags,
 )
-from qcode.cli.interruption import Interruption
+from qcode.cli.headless_run import HeadlessRun, Streams
 from qcode.cli.logs import configure_logging
-from qcode.cli.prompt_input import read_prompt
+from qcode.cli.standard_streams import open_missing_streams
 from qcode.config.locations import Locations
 from qcode.config.options import RunOptions
-from qcode.frontends.headless import (
-    Output,
-    OutputClosed,
-    OutputFormat,
-    create_output,
-    failure,
-    run_headless,
-)
-from qcode.frontends.headless_approval import RefusingApprover, TerminalApprover
-from qcode.frontends.progress import Progress
-from qcode.frontends.stream_json import RunFacts
-from qcode.protocol.errors import BadInput, QcodeError
-from qcode.protocol.events import TurnFinished
-from qcode.protocol.permissions import Approver
-
-if TYPE_CHECKING:
-    from qcode.agent.agent import Agent
-
-logger = logging.getLogger(__name__)
-
-_BROKEN_PIPE = SIGNAL + 13
 
 command = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="Do one task without a conversation, and end."
@@ -75,10 +47,18 @@ def run(
         Literal["text", "json", "stream-json"],
         typer.Option(help="What stdout gets: the answer, one JSON array, or one object a line."),
     ] = "text",
+    input_format: Annotated[
+        Literal["text", "stream-json"],
+        typer.Option(help="stream-json: a message a line on stdin, each a turn, until its end."),
+    ] = "text",
     include_partial_messages: Annotated[
         bool,
         typer.Option("--include-partial-messages", help="With stream-json: also each delta."),
     ] = False,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|JSON", help="The answer is JSON that obeys this schema."),
+    ] = None,
     output_file: Annotated[
         Path | None,
         typer.Option("-o", metavar="FILE", help="Also write the answer to this file."),
@@ -97,6 +77,16 @@ def run(
     yolo: YoloFlag = False,
     allow: AllowFlag = None,
     deny: DenyFlag = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="The model's tools, as Read,edit; empty: none."),
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="In the place of qcode's own.")
+    ] = None,
+    append_system_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="At the end of the system prompt.")
+    ] = None,
     verify: Annotated[
         str | None,
         typer.Option(metavar="CMD", help="Done only when this succeeds; exit 60 if it never does."),
@@ -110,12 +100,22 @@ def run(
     max_tool_calls: Annotated[
         str | None, typer.Option(metavar="N", help="Tool calls at most; exit 55 beyond.")
     ] = None,
+    max_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens read and written; exit 55 beyond.")
+    ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="By the prices in the settings; exit 55 beyond."),
+    ] = None,
     go_on: ContinueFlag = False,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="ID", help="Go on with this conversation.")
     ] = None,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Keep no record of the conversation.")
+    ] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Read no settings files and no AGENTS.md.")
     ] = False,
     trust: TrustFlag = False,
     verbose: VerboseFlag = False,
@@ -128,7 +128,11 @@ def run(
     if context.args:
         task = " ".join([prompt or "", *context.args])
         context.fail(f"Put the task in quotes: qcode run {shlex.quote(task)}")
-    _open_missing_streams()
+    many = input_format == "stream-json"
+    if many and (prompt not in (None, "-") or output_format != "stream-json"):
+        context.fail("--input-format stream-json takes no prompt and needs --output-format too.")
+    open_missing_streams()
+    configure_logging(Locations.from_environment(os.environ).log, verbose=verbose)
     flags = setting_flags(
         model=model,
         base_url=base_url,
@@ -137,172 +141,30 @@ def run(
         approval_mode=chosen_mode(approval_mode, yolo=yolo),
         allow=allow,
         deny=deny,
+        tools=tools,
+        system_prompt=system_prompt,
+        append_system_prompt=append_system_prompt,
         verify=verify,
         max_turns=max_turns,
         max_wall_time=max_wall_time,
         max_tool_calls=max_tool_calls,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
     )
     options = RunOptions(
         cwd=(directory or Path.cwd()).resolve(),
-        prompt=prompt or "",
         flags=flags,
         session=session_choice(go_on=go_on, resume=resume, ephemeral=ephemeral),
         trust=trust,
+        bare=bare,
         verbose=verbose,
     )
-    configure_logging(Locations.from_environment(os.environ).log, verbose=verbose)
-    headless = HeadlessRun(
-        options=options,
-        prompt_argument=prompt,
+    streams = Streams(
+        prompt=prompt,
         output_format=output_format,
+        many=many,
         partial=include_partial_messages,
         output_file=output_file,
+        json_schema=json_schema,
     )
-    raise typer.Exit(headless.to_end())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
-    prompt: str
-    agent: Agent
-
-
-class HeadlessRun:
-    """One run from its command line to its exit code."""
-
-    def __init__(
-        self,
-        *,
-        options: RunOptions,
-        prompt_argument: str | None,
-        output_format: OutputFormat,
-        partial: bool,
-        output_file: Path | None,
-    ) -> None:
-        self._options = options
-        self._prompt_argument = prompt_argument
-        self._format = output_format
-        self._output_file = output_file
-        self._progress = Progress(sys.stderr, live=sys.stderr.isatty())
-        max_line = 4000 if sys.stdout.isatty() else sys.maxsize
-        self._output: Output = create_output(
-            output_format, self._write, partial=partial, max_line=max_line
-        )
-        self._interruption: Interruption | None = None
-
-    def to_end(self) -> int:
-        try:
-            finished = asyncio.run(self._main())
-        except asyncio.CancelledError:
-            finished = TurnFinished(reason="cancelled")
-        if isinstance(finished.error, OutputClosed):
-            return _BROKEN_PIPE
-        number = self._interruption.number if self._interruption is not None else None
-        return exit_code(finished, signal_number=number)
-
-    async def _main(self) -> TurnFinished:
-        self._interruption = Interruption()
-        try:
-            prepared = await self._prepare()
-        except asyncio.CancelledError:
-            self._unstarted(TurnFinished(reason="cancelled"))
-            raise
-        except Exception as error:
-            if not isinstance(error, QcodeError):
-                logger.exception("The run could not begin")
-            return self._unstarted(failure(error))
-        try:
-            return await self._run(prepared)
-        finally:
-            await prepared.agent.backend.aclose()
-            prepared.agent.session.close()
-
-    async def _prepare(self) -> _Prepared:
-        if self._output_file is not None and not self._output_file.absolute().parent.is_dir():
-            raise BadInput(f"{self._output_file}: there is no such folder.")
-        prompt = await asyncio.to_thread(
-            read_prompt, self._prompt_argument, sys.stdin, self._progress.line
-        )
-        agent = await asyncio.to_thread(
-            open_agent,
-            self._options,
-            self._approver(),
-            obtain=obtain_model if sys.stderr.isatty() else None,
-            tell=self._progress.line,
-        )
-        return _Prepared(prompt=prompt, agent=agent)
-
-    async def _run(self, prepared: _Prepared) -> TurnFinished:
-        agent = prepared.agent
-        assert self._interruption is not None
-        self._interruption.cancels(agent.cancel)
-        model = agent.backend.model
-        facts = RunFacts(
-            session_id=agent.session.id,
-            cwd=str(self._options.cwd),
-            model=model.name,
-            mode=agent.mode.value,
-            tools=tuple(agent.tools),
-            context_window=model.context_window,
-        )
-        self._output.start(facts)
-        finished = await run_headless(
-            agent, prepared.prompt, output=self._output, progress=self._progress
-        )
-        if self._output_file is not None and finished.reason == "completed":
-            finished = self._keep_answer(self._output_file, finished)
-        return finished
-
-    def _keep_answer(self, file: Path, finished: TurnFinished) -> TurnFinished:
-        try:
-            file.write_text(finished.text, encoding="utf-8")
-        except OSError as error:
-            lost = failure(QcodeError(f"{file}: cannot be written: {error.strerror}."))
-            self._progress.show(lost)
-            return lost
-        return finished
-
-    def _approver(self) -> Approver:
-        if self._format == "text" and sys.stdin.isatty() and sys.stderr.isatty():
-            return TerminalApprover(self._progress.line, stdin=sys.stdin.fileno())
-        return RefusingApprover(self._progress.line)
-
-    def _unstarted(self, finished: TurnFinished) -> TurnFinished:
-        """A run that ends before its agent exists still tells its reader so."""
-        if finished.error is not None:
-            self._progress.error(finished.error)
-        model = self._options.flags.get("model", "")
-        try:
-            self._output.start(
-                RunFacts(session_id="", cwd=str(self._options.cwd), model=str(model), mode="")
-            )
-            self._output.finish(finished)
-        except BrokenPipeError:
-            return TurnFinished(reason="failed", error=OutputClosed("stdout was closed."))
-        return finished
-
-    def _write(self, text: str) -> None:
-        self._progress.clear_live()
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # What is still buffered would be flushed once more, and complain, at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
-
-
-def _open_missing_streams() -> None:
-    """A stream closed by the caller leaves its number to the next file that is opened, which would
-    then receive what is printed: /dev/null takes the place first."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stdin is None:
-        sys.stdin = os.fdopen(0, "r")
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w")
+    raise typer.Exit(HeadlessRun(options, streams).to_end())

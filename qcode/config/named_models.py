@@ -64,7 +64,8 @@ class Compatibility(_Table):
 class NamedModel(_Table):
     """One endpoint and the model to ask there. `model` is the server's name for it; the first one
     it lists, if not set. `api_key` and the values of `headers` may be `$NAME` or `env:NAME`, read
-    from the environment, or `!COMMAND`, whose output they are."""
+    from the environment, or `!COMMAND`, whose output they are. `cost_input` and `cost_output` are
+    the prices of a million tokens."""
 
     base_url: Annotated[str, AfterValidator(_http)]
     model: str | None = None
@@ -74,6 +75,8 @@ class NamedModel(_Table):
     sampling: NamedSampling = NamedSampling()
     context_window: ContextTokens | None = None
     max_output_tokens: PositiveInt | None = None
+    cost_input: Annotated[float, Field(ge=0)] | None = None
+    cost_output: Annotated[float, Field(ge=0)] | None = None
     strength: Literal["small", "large"] = "large"
     first_token_timeout: Seconds | None = None
     idle_timeout: Seconds | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -121,6 +121,13 @@ class GrammarCompiler:
         if matcher.is_error():
             raise EngineError(f"the grammar does not compile: {matcher.get_error()}")
         return GrammarConstraint(matcher, self._num_tokens)
+
+    def json_value(self, schema: Mapping[str, object]) -> GrammarConstraint:
+        """A constraint to one JSON value of this schema (JSON Schema), as far as llguidance can
+        express it: what it has no rule for, such as `uniqueItems`, does not constrain. Raises
+        `EngineError` for a schema it cannot read at all."""
+        lenient = {"x-guidance": {**_SPACING["x-guidance"], "lenient": True}}
+        return self.compile(f"start: %json {json.dumps({**schema, **lenient})}")
 
     def tool_calls(
         self, schemas: Iterable[tuple[str, dict[str, Any]]]

@@ -29,11 +29,11 @@ class AnswerShape:
     """How an answer must look. Only `schema` is also for backends without
     `ModelInfo.constrains`: they ask the server for it, which may or may not obey.
 
-    `schema` is a JSON Schema that the whole of the answer's text obeys. `grammar` is a Lark grammar as llguidance reads it, over the answer's text. The answer is
-    sampled under the grammar token by token and nothing is forced on top of it, so its tokens are
-    the natural ones. `prefix_ids` are tokens of an earlier answer's `trace` that this one
-    continues; they are part of the answer and of the grammar's text. `trace` asks for a
-    `TokenChoice` for each token after the prefix.
+    `schema` is a JSON Schema that the whole of the answer's text obeys. `grammar` is a Lark grammar
+    as llguidance reads it, over the answer's text. The answer is sampled under the grammar token by
+    token and nothing is forced on top of it, so its tokens are the natural ones. `prefix_ids` are
+    tokens of an earlier answer's `trace` that this one continues; they are part of the answer and
+    of the grammar's text. `trace` asks for a `TokenChoice` for each token after the prefix.
     """
 
     schema: Mapping[str, object] | None = None

@@ -68,6 +68,10 @@ def encode_request(
         if dialect.single_calls:
             body["parallel_tool_calls"] = False
     body.update(_encode_sampling(request.sampling, dialect))
+    if request.answer is not None and request.answer.schema is not None:
+        # Not "strict", for which servers take only a part of JSON Schema.
+        shape = {"name": "answer", "schema": dict(request.answer.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": shape}
     for name in dialect.omitted:
         body.pop(name, None)
     body.update(extra_body or {})

@@ -1,0 +1,51 @@
+"""`-o FILE`: the answer in a file, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from qcode.protocol.errors import BadInput
+
+
+def check_place(file: Path) -> None:
+    """Raises `BadInput` where no file can be: better before the work than after it."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"{file}: there is no such folder.")
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder.")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise BadInput(f"{file} cannot be written.")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Puts a complete file in the place of an earlier one, which stays until then; a link keeps
+    pointing where it does. What is no regular file, as /dev/stderr, is written to. Raises
+    `OSError`."""
+    target = file.resolve()
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")
+        return
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as temporary:
+            os.fchmod(temporary.fileno(), mode)
+            temporary.write(text)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _umask() -> int:
+    """Can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from qcode.backends.adaptation import MAX_ADAPTATIONS, adapted
 from qcode.backends.endpoint_profile import EndpointProfile
@@ -187,8 +187,7 @@ class OpenAICompatibleBackend:
             self._tokens_per_char = min(1.0, max(0.1, measured))
         dialect = self._profile.dialect
         if decoder.reasoning_field not in ("", dialect.reasoning_field):
-            name = cast(Literal["reasoning_content", "reasoning"], decoder.reasoning_field)
-            self._learned(dialect=replace(dialect, reasoning_field=name))
+            self._learned(dialect=replace(dialect, reasoning_field=decoder.reasoning_field))
 
     def _adapt(self, failed: RequestFailed, body: JsonObject) -> bool:
         """Whether the same request can be put differently now."""

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
 
 from qcode import __version__
 from qcode.assembly import default_model, load_settings
+from qcode.backends.discovery import FoundServer, find_local_servers
 from qcode.cli.exit_codes import FAILED
+from qcode.config.endpoints import named_endpoint
 from qcode.config.locations import Locations
+from qcode.config.named_models import NamedModel
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
 from qcode.engine.kernels.build import BuildFailed, find_compiler
@@ -51,8 +55,37 @@ class Finding:
 
 
 @command.command()
-def doctor() -> None:
-    """Check this machine, and say how to mend what is missing."""
+def doctor(
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Probe this endpoint instead: a URL, or the name of a named model."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="The model to ask there.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Its key: env:NAME, '!COMMAND' or the key; else OPENAI_API_KEY."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the endpoint's results as one JSON object.")
+    ] = False,
+) -> None:
+    """Check this machine, and say how to mend what is missing.
+
+    With --endpoint: ask a model there about a dozen small things, print what came of each, and
+    keep what was found out for later runs.
+    """
+    if endpoint is not None:
+        from qcode.cli.doctor_endpoint import probe
+
+        raise typer.Exit(probe(endpoint, model=model, key=key, as_json=as_json))
+    if model is not None or key is not None or as_json:
+        raise typer.BadParameter("--model, --key and --json go with --endpoint.")
     locations = Locations.from_environment(os.environ)
     print(f"qcode {__version__}")
     worst = 0
@@ -76,8 +109,11 @@ def _findings(locations: Locations) -> Iterator[Finding]:
         yield Finding(subject="settings", verdict="missing", text=error.message, fix=error.hint)
     if settings is not None and settings.base_url is not None:
         yield check_endpoint(settings.base_url, _key(settings))
+    elif settings is not None and settings.named_model is not None:
+        yield check_named_model(settings.named_model, f"models.{settings.model}")
     else:
         yield from _engine_findings(locations)
+        yield from check_local_servers(asyncio.run(find_local_servers()))
     yield check_git(shutil.which)
 
 
@@ -183,8 +219,26 @@ def check_memory(available: int) -> Finding:
     )
 
 
+def check_local_servers(servers: Iterable[FoundServer]) -> Iterator[Finding]:
+    """None is no fault: they are another way to a model."""
+    for server in servers:
+        yield Finding(
+            subject="local server",
+            verdict="ok",
+            text=f"{server.name} with {len(server.models)} models; to use it: qcode {server.flags}",
+        )
+
+
 def _key(settings: Settings) -> str | None:
     return None if settings.api_key is None else settings.api_key.get_secret_value()
+
+
+def check_named_model(named: NamedModel, place: str) -> Finding:
+    try:
+        return check_endpoint(named.base_url, named_endpoint(named, place, os.environ).api_key)
+    except SettingsError as error:
+        fix = error.hint or "Set it, or correct the settings file."
+        return Finding(subject="endpoint", verdict="missing", text=error.message, fix=fix)
 
 
 def check_endpoint(base_url: str, key: str | None) -> Finding:

@@ -20,11 +20,11 @@ from qcode.protocol.chunks import (
 from qcode.protocol.errors import BackendUnavailable
 from qcode.protocol.messages import AssistantMessage, StopReason, Usage
 from qcode.wire.openai_errors import error_from_payload
-from qcode.wire.openai_request import JsonObject, content_text
+from qcode.wire.openai_request import JsonObject, ReasoningField, content_text
 from qcode.wire.tool_call_stream import ToolCallStream
 
 DONE = "[DONE]"
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
+_REASONING_FIELDS: tuple[ReasoningField, ...] = ("reasoning_content", "reasoning")
 _FAILED_ENDS = ("error", "abort")
 
 
@@ -60,7 +60,7 @@ class StreamDecoder:
     usage: Usage = field(default_factory=Usage)
     model: str = ""
     finish_reason: str = ""
-    reasoning_field: str = ""
+    reasoning_field: ReasoningField = ""
     has_usage: bool = False
     begun: bool = False
 

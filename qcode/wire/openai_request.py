@@ -25,6 +25,7 @@ from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
 
 JsonObject = dict[str, object]
+ReasoningField = Literal["", "reasoning_content", "reasoning"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class Dialect:
     """
 
     reasoning: Literal["return", "require", "drop"] = "return"
-    reasoning_field: Literal["", "reasoning_content", "reasoning"] = ""
+    reasoning_field: ReasoningField = ""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     single_calls: bool = False
     omitted: frozenset[str] = frozenset()

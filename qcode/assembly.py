@@ -17,6 +17,7 @@ from qcode.protocol.errors import SessionError, SettingsError
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
     from qcode.agent.limits import Prices, TurnLimits
+    from qcode.agent.profile import Profile
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
     from qcode.backends.discovery import FoundServer
@@ -139,9 +140,12 @@ def create_backend(
     return _local_backend(settings, name, obtain, tell or _ignore)
 
 
-def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], ...]:
+def create_tools(
+    settings: Settings, workspace: Workspace, profile: Profile = "full"
+) -> tuple[Tool[Any], ...]:
     """The tools of one session, which share what they know of the files read in it. Raises
     `SettingsError` for a tool that does not exist."""
+    from qcode.agent.profile import offered
     from qcode.tools.edit import Edit
     from qcode.tools.file_records import FileRecords
     from qcode.tools.glob import Glob
@@ -167,7 +171,11 @@ def create_tools(settings: Settings, workspace: Workspace) -> tuple[Tool[Any], .
         ),
         TodoWrite(),
     )
-    return select_tools(tools, settings.tools)
+    names = tuple(tool.name for tool in tools)
+    chosen = settings.tools
+    if chosen is None:
+        chosen = offered(names, profile, settings.edit_format)
+    return select_tools(tools, chosen)
 
 
 def default_model() -> str:
@@ -204,7 +212,8 @@ def create_agent(
     if backend is None:
         backend = create_backend(settings)
     root = workspace.root
-    tools = create_tools(settings, workspace)
+    profile = _profile(settings, backend)
+    tools = create_tools(settings, workspace, profile)
     if settings.verify is not None and "run_shell_command" not in {tool.name for tool in tools}:
         raise SettingsError(
             "verify needs the tool run_shell_command, which tools leaves out.",
@@ -225,7 +234,7 @@ def create_agent(
         session=session,
         system_prompt=_system_prompt(
             settings,
-            backend,
+            profile,
             root,
             None if bare else tell or _ignore,
             None if form is None else form.instruction,
@@ -277,9 +286,15 @@ def _prices(settings: Settings, backend: Backend) -> Prices:
     return Prices(input=cost_input or 0.0, output=cost_output or 0.0)
 
 
+def _profile(settings: Settings, backend: Backend) -> Profile:
+    from qcode.agent.profile import choose_profile
+
+    return choose_profile(backend.model) if settings.profile == "auto" else settings.profile
+
+
 def _system_prompt(
     settings: Settings,
-    backend: Backend,
+    profile: Profile,
     root: Path,
     tell: Callable[[str], None] | None,
     form: str | None,
@@ -290,7 +305,7 @@ def _system_prompt(
     from datetime import UTC, datetime
 
     from qcode.agent.instructions import Instructions, load_instructions
-    from qcode.agent.system_prompt import build_system_prompt, gather_facts, prompt_profile
+    from qcode.agent.system_prompt import build_system_prompt, gather_facts
 
     instructions = Instructions()
     if tell is not None:
@@ -299,7 +314,7 @@ def _system_prompt(
         for note in instructions.notes:
             tell(note)
     return build_system_prompt(
-        profile=prompt_profile(backend.model),
+        profile=profile,
         facts=gather_facts(root, datetime.now(UTC).astimezone().date()),
         instructions=instructions.text,
         own=settings.system_prompt,

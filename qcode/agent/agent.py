@@ -10,12 +10,14 @@ from typing import Any
 
 from qcode.agent.answer_form import AnswerForm, InForm
 from qcode.agent.compaction import Compactor
+from qcode.agent.context_use import ContextUse, measure
 from qcode.agent.event_queue import EventQueue
 from qcode.agent.limits import TurnLimits
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.session import Session
-from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
+from qcode.agent.tool_specs import tool_spec
+from qcode.agent.turn import CompactNow, ToolLoop, TurnContext, TurnOutcome, TurnStrategy
 from qcode.agent.verification import Verified, VerifyCommand
 from qcode.protocol.backends import Backend
 from qcode.protocol.errors import LimitReached, QcodeError
@@ -23,7 +25,7 @@ from qcode.protocol.events import Event, TurnFinished, TurnStarted
 from qcode.protocol.messages import Message, UserMessage
 from qcode.protocol.permissions import Approver, Mode, PermissionRequest
 from qcode.protocol.sampling import SamplingParams
-from qcode.protocol.tools import Tool, ToolSpec
+from qcode.protocol.tools import Tool
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Agent:
         self.verify = verify
         self.answer_form = answer_form
         self.tools = {tool.name: tool for tool in tools}
-        self._specs = tuple(_spec(tool) for tool in tools)
+        self._specs = tuple(tool_spec(tool) for tool in tools)
         self._gate = PermissionGate(policy, approver)
         self._compactor = Compactor(session, backend)
         self._strategy_for = strategy_for
@@ -77,15 +79,28 @@ class Agent:
         """The rule that a "session" or "always" answer to this request adds; None: none can."""
         return self._gate.policy.suggested_rule(request)
 
-    async def run(self, prompt: str) -> AsyncGenerator[Event, None]:
+    def run(self, prompt: str) -> AsyncGenerator[Event, None]:
         """One turn. `TurnFinished` is always the last event; closing the generator before it
         cancels the turn."""
+        return self._events(prompt, self._strategy(prompt), said=UserMessage(content=prompt))
+
+    def compact(self) -> AsyncGenerator[Event, None]:
+        """A turn that only shortens the conversation."""
+        return self._events("", CompactNow())
+
+    def context_use(self) -> ContextUse:
+        """What the next request would hold. Blocks."""
+        request = self._context(lambda event: None).request()
+        return measure(request, self._compactor.counter, self._compactor.window)
+
+    async def _events(
+        self, prompt: str, strategy: TurnStrategy, *, said: UserMessage | None = None
+    ) -> AsyncGenerator[Event, None]:
         if self._turn is not None:
             raise RuntimeError("a turn is already running")
         events = EventQueue()
         turn = self._context(events.put)
-        strategy = self._strategy(prompt)
-        task = self._turn = asyncio.create_task(self._play(prompt, turn, strategy))
+        task = self._turn = asyncio.create_task(self._play(prompt, turn, strategy, said))
         task.add_done_callback(lambda _: events.close())
         try:
             while (event := await events.get()) is not None:
@@ -127,9 +142,12 @@ class Agent:
             strategy = Verified(strategy, self.verify)
         return strategy if self.answer_form is None else InForm(strategy, self.answer_form)
 
-    async def _play(self, prompt: str, turn: TurnContext, strategy: TurnStrategy) -> TurnOutcome:
+    async def _play(
+        self, prompt: str, turn: TurnContext, strategy: TurnStrategy, said: UserMessage | None
+    ) -> TurnOutcome:
         turn.emit(TurnStarted(prompt=prompt))
-        turn.add(UserMessage(content=prompt))
+        if said is not None:
+            turn.add(said)
         try:
             async with asyncio.timeout(turn.budget.remaining_s()):
                 return await strategy.run(prompt, turn)
@@ -172,9 +190,3 @@ def _outcome(task: asyncio.Task[TurnOutcome]) -> TurnOutcome:
         hint="This is a bug in qcode; the log file has the details.",
     )
     return TurnOutcome(reason="failed", error=unexpected)
-
-
-def _spec(tool: Tool[Any]) -> ToolSpec:
-    return ToolSpec(
-        name=tool.name, description=tool.description, schema=tool.parameters.model_json_schema()
-    )

@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
-from qcode.protocol.backends import ModelInfo
+from qcode.agent.profile import Profile
 
-Profile = Literal["full", "compact"]
-
-_COMPACT_INSTRUCTIONS_CHARS = 2_000
+_LEAN_INSTRUCTIONS_CHARS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +28,6 @@ class Facts:
     git_branch: str | None = None
 
 
-def prompt_profile(model: ModelInfo) -> Profile:
-    """A small model follows short instructions better and, on a CPU, reads every 50 tokens in a
-    second."""
-    return "compact" if model.strength == "small" else "full"
-
-
 def build_system_prompt(
     *,
     profile: Profile,
@@ -47,8 +38,8 @@ def build_system_prompt(
 ) -> str:
     """`instructions` are those of AGENTS.md files, from `load_instructions`. `own` takes the place
     of qcode's prompt; `added` stands after everything."""
-    if profile == "compact" and len(instructions) > _COMPACT_INSTRUCTIONS_CHARS:
-        instructions = instructions[:_COMPACT_INSTRUCTIONS_CHARS] + "\n[cut]"
+    if profile == "lean" and len(instructions) > _LEAN_INSTRUCTIONS_CHARS:
+        instructions = instructions[:_LEAN_INSTRUCTIONS_CHARS] + "\n[cut]"
     parts = [load_prompt(profile) if own is None else own.strip()]
     if instructions.strip():
         parts.append(

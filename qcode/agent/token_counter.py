@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 
-from qcode.protocol.backends import Backend, ChatRequest, CountsTokens
+from qcode.protocol.backends import ChatRequest, CountsTokens
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.messages import (
     AssistantMessage,
@@ -28,8 +28,8 @@ class TokenCounter:
     """One session's counting for one model. The first rate, a token for four characters, is that
     of English prose."""
 
-    def __init__(self, backend: Backend | None = None) -> None:
-        self._exact = backend if isinstance(backend, CountsTokens) else None
+    def __init__(self, backend: object = None) -> None:
+        self._exact: CountsTokens | None = backend if isinstance(backend, CountsTokens) else None
         self.tokens_per_char = 0.25
 
     @property

@@ -181,6 +181,15 @@ class TurnContext:
             await self.run_calls(message, max_chars=self._max_content_chars // len(paths))
 
 
+class CompactNow:
+    """Only shortens the conversation, because the person asked for it."""
+
+    async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
+        if not await turn.shorten(force=True):
+            turn.emit(Notice(text="There is nothing to shorten."))
+        return TurnOutcome(reason="completed")
+
+
 @dataclass
 class ToolLoop:
     """The ordinary strategy: the model leads."""

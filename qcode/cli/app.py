@@ -25,6 +25,7 @@ from qcode.cli.flags import (
     DenyFlag,
     KVDtypeFlag,
     ModelFlag,
+    ProfileFlag,
     TrustFlag,
     VerboseFlag,
     YoloFlag,
@@ -105,6 +106,7 @@ def converse(
     yolo: YoloFlag = False,
     allow: AllowFlag = None,
     deny: DenyFlag = None,
+    profile: ProfileFlag = None,
     trust: TrustFlag = False,
     verbose: VerboseFlag = False,
     version: Annotated[
@@ -124,6 +126,7 @@ def converse(
         approval_mode=chosen_mode(approval_mode, yolo=yolo),
         allow=allow,
         deny=deny,
+        profile=profile,
     )
     session = session_choice(go_on=go_on, resume=resume)
     if context.invoked_subcommand is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -60,6 +60,10 @@ AllowFlag = Annotated[
 ]
 DenyFlag = Annotated[
     list[str] | None, typer.Option("--deny", metavar="RULE", help="Never allow. Repeatable.")
+]
+ProfileFlag = Annotated[
+    Literal["auto", "lean", "full"] | None,
+    typer.Option("--profile", help="How much the model is told and offered."),
 ]
 TrustFlag = Annotated[
     bool, typer.Option("--trust", help="Read the folder's .qcode/config.toml for this run.")

@@ -18,6 +18,7 @@ from qcode.cli.flags import (
     DenyFlag,
     KVDtypeFlag,
     ModelFlag,
+    ProfileFlag,
     TrustFlag,
     VerboseFlag,
     YoloFlag,
@@ -91,6 +92,7 @@ def run(
         str | None,
         typer.Option(metavar="CMD", help="Done only when this succeeds; exit 60 if it never does."),
     ] = None,
+    profile: ProfileFlag = None,
     max_turns: Annotated[
         str | None, typer.Option(metavar="N", help="Model requests at most; exit 53 beyond.")
     ] = None,
@@ -145,6 +147,7 @@ def run(
         system_prompt=system_prompt,
         append_system_prompt=append_system_prompt,
         verify=verify,
+        profile=profile,
         max_turns=max_turns,
         max_wall_time=max_wall_time,
         max_tool_calls=max_tool_calls,

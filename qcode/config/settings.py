@@ -134,6 +134,30 @@ class Settings(BaseModel):
         "models too weak to be left alone with it.",
     )
 
+    profile: Literal["auto", "lean", "full"] = Field(
+        default="auto",
+        description="How much the model is told and offered: lean is a short prompt and five "
+        "tools. auto chooses by the model's size and window.",
+    )
+    edit_format: Literal["replace", "whole"] = Field(
+        default="replace",
+        description="How the model changes files: replace a passage, or write the whole file.",
+    )
+    failure_context: bool = Field(
+        default=True,
+        description="When a prompt asks for a repair: first run what fails, and read the files "
+        "that its output names.",
+    )
+    run_tests: bool = Field(
+        default=True,
+        description="Without verify: run the project's tests after a change, before the work is "
+        "called done.",
+    )
+    resample: bool = Field(
+        default=True,
+        description="Sample at a higher temperature after the same failure came twice.",
+    )
+
     @property
     def named_model(self) -> NamedModel | None:
         """The one that is chosen, if one is."""

@@ -11,9 +11,7 @@ from qcode.agent.system_prompt import (
     build_system_prompt,
     gather_facts,
     load_prompt,
-    prompt_profile,
 )
-from qcode.protocol.backends import ModelInfo
 
 FACTS = Facts(
     cwd=Path("/work/project"), platform="Linux x86_64", today=date(2026, 3, 1), git_branch="main"
@@ -27,7 +25,7 @@ def tokens(text: str) -> int:
 
 def test_the_budgets_hold() -> None:
     assert tokens(build_system_prompt(profile="full", facts=FACTS)) < 1_000
-    assert tokens(build_system_prompt(profile="compact", facts=FACTS)) <= 250
+    assert tokens(build_system_prompt(profile="lean", facts=FACTS)) <= 250
 
 
 def test_stable_parts_come_before_volatile_ones() -> None:
@@ -46,22 +44,16 @@ def test_the_same_facts_give_the_same_bytes() -> None:
     )
 
 
-def test_a_compact_prompt_takes_only_the_beginning_of_long_instructions() -> None:
-    prompt = build_system_prompt(profile="compact", facts=FACTS, instructions="x" * 30_000)
+def test_a_lean_prompt_takes_only_the_beginning_of_long_instructions() -> None:
+    prompt = build_system_prompt(profile="lean", facts=FACTS, instructions="x" * 30_000)
     assert tokens(prompt) < 900
     assert "[cut]" in prompt
 
 
 def test_no_instructions_leave_no_heading() -> None:
     assert "instructions" not in build_system_prompt(
-        profile="compact", facts=FACTS, instructions=" \n"
+        profile="lean", facts=FACTS, instructions=" \n"
     )
-
-
-def test_the_profile_follows_the_model() -> None:
-    small = ModelInfo(name="m", context_window=None, strength="small")
-    assert prompt_profile(small) == "compact"
-    assert prompt_profile(replace(small, strength="large")) == "full"
 
 
 def repository(path: Path, head: str) -> Path:

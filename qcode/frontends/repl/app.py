@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # A second Ctrl-C within this time leaves.
 HURRY_S = 2.0
 INTERRUPTED = 130
+NOTHING_YET = "There is no conversation yet."
 
 
 class OpenAgent(Protocol):
@@ -69,6 +70,7 @@ class Repl:
         self._transcript: Transcript | None = None
         self._mode: Mode | None = None
         self._leaving = False
+        self._compacting = False
         self._interrupted_s = float("-inf")
         self._keys = TerminalKeys()
 
@@ -101,6 +103,13 @@ class Repl:
         self._agent = None
         self._options = replace(self._options, session=SessionChoice())
 
+    def context_report(self) -> str:
+        return NOTHING_YET if self._agent is None else self._agent.context_use().report()
+
+    def compact(self) -> str:
+        self._compacting = self._agent is not None
+        return "" if self._compacting else NOTHING_YET
+
     def leave(self) -> None:
         self._leaving = True
 
@@ -132,6 +141,9 @@ class Repl:
                 break
             if text.startswith("/") and "\n" not in text:
                 self._say(run_command(text, self))
+                if self._compacting and self._agent is not None:
+                    self._compacting = False
+                    await self._show(self._agent, self._agent.compact())
             elif text:
                 await self._turn(text)
         if self.session_id:
@@ -139,18 +151,20 @@ class Repl:
         return 0
 
     async def _turn(self, text: str) -> None:
-        from qcode.frontends.repl.transcript import Transcript
-
         try:
             agent = await self._ready_agent()
         except QcodeError as error:
             self._show_error(error)
             return
-        if agent is None:
-            return
+        if agent is not None:
+            await self._show(agent, agent.run(text))
+
+    async def _show(self, agent: Agent, turn: AsyncGenerator[TurnEvent, None]) -> None:
+        from qcode.frontends.repl.transcript import Transcript
+
         self._transcript = Transcript(self._console)
         with self._interrupts(agent.cancel), self._transcript:
-            await show_turn(self._transcript, agent.run(text))
+            await show_turn(self._transcript, turn)
         self._transcript = None
 
     async def _open_earlier(self) -> None:

@@ -27,6 +27,10 @@ class ReplState(Protocol):
 
     def new_session(self) -> None: ...
 
+    def context_report(self) -> str: ...
+
+    def compact(self) -> str: ...
+
     def leave(self) -> None: ...
 
 
@@ -71,6 +75,16 @@ def _clear(state: ReplState, argument: str) -> str:
     return f"New conversation.{kept}"
 
 
+def _context(state: ReplState, argument: str) -> str:
+    del argument
+    return state.context_report()
+
+
+def _compact(state: ReplState, argument: str) -> str:
+    del argument
+    return state.compact()
+
+
 def _quit(state: ReplState, argument: str) -> str:
     del argument
     state.leave()
@@ -81,6 +95,8 @@ SLASH_COMMANDS = (
     SlashCommand("/help", "what can be typed here", _help),
     SlashCommand("/approval", "show or set the mode: plan, default, auto-edit, yolo", _approval),
     SlashCommand("/model", "show which model answers", _model),
+    SlashCommand("/context", "show what fills the context window", _context),
+    SlashCommand("/compact", "shorten the conversation to make room", _compact),
     SlashCommand("/clear", "start a new conversation; the old one is kept", _clear),
     SlashCommand("/quit", "leave", _quit),
 )

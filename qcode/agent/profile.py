@@ -1,0 +1,29 @@
+"""How much a model is told and offered, by what it can make use of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qcode.protocol.backends import ModelInfo
+
+Profile = Literal["full", "lean"]
+EditFormat = Literal["replace", "whole"]
+
+SMALL_WINDOW = 16_384
+LEAN_TOOLS = ("read_file", "write_file", "edit", "grep_search", "run_shell_command")
+EDIT_TOOL = "edit"
+
+
+def choose_profile(model: ModelInfo) -> Profile:
+    """Lean for a small model, which follows short instructions better and, on a CPU, reads every
+    50 tokens in a second; and for a small window, of which the full profile takes too much."""
+    window = model.context_window
+    small_window = window is not None and window <= SMALL_WINDOW
+    return "lean" if model.strength == "small" or small_window else "full"
+
+
+def offered(names: tuple[str, ...], profile: Profile, edit_format: EditFormat) -> tuple[str, ...]:
+    """Which of the tools a model is offered where the person has not chosen. With whole files it
+    writes them anew and there is nothing to match."""
+    kept = names if profile == "full" else tuple(name for name in names if name in LEAN_TOOLS)
+    return tuple(name for name in kept if edit_format == "replace" or name != EDIT_TOOL)

@@ -310,10 +310,13 @@ async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:
         return await awaitable
 
 
+_WAITING = (ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a handshake that only took long
+
+
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, kind):
+        if isinstance(seen, kind) and not isinstance(seen, _WAITING):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

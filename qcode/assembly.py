@@ -249,6 +249,7 @@ def create_agent(
             seed=settings.seed,
             max_tokens=settings.max_answer_tokens,
         ),
+        spill_directory=Locations.from_environment(os.environ).spilled_output,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from qcode.agent.answer_form import AnswerForm, InForm
@@ -47,6 +48,7 @@ class Agent:
         answer_form: AnswerForm | None = None,
         strategy_for: Callable[[str], TurnStrategy | None] | None = None,
         sampling: SamplingParams | None = None,
+        spill_directory: Path | None = None,
     ) -> None:
         self.backend = backend
         self.session = session
@@ -60,6 +62,7 @@ class Agent:
         self._compactor = Compactor(session, backend)
         self._strategy_for = strategy_for
         self._sampling = sampling or SamplingParams()
+        self._spill_directory = spill_directory
         self._steering: deque[str] = deque()
         self._turn: asyncio.Task[TurnOutcome] | None = None
 
@@ -133,6 +136,7 @@ class Agent:
             sampling=self._sampling,
             steering=self._steering,
             emit=emit,
+            spill_directory=self._spill_directory,
         )
 
     def _strategy(self, prompt: str) -> TurnStrategy:

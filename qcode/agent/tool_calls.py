@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qcode.agent.arguments import ArgumentError, read_arguments
+from qcode.agent.large_results import ResultLimit
 from qcode.agent.limits import Budget
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.repetition import STOP_AT, RepetitionGuard
@@ -25,7 +26,6 @@ from qcode.protocol.permissions import Access, DiffDisplay, PermissionRequest
 from qcode.protocol.tools import Tool, ToolContext, ToolResult
 
 MAX_CALLS_PER_ANSWER = 64
-MAX_CONTENT_CHARS = 30_000
 
 NOT_RUN = "Not run: the turn was stopped before this call."
 STOPPED = "Stopped while it ran. Its effects may be incomplete; check before doing it again."
@@ -60,10 +60,10 @@ class ToolCallRunner:
         budget: Budget,
         emit: Callable[[Event], None],
         add: Callable[[Message], None],
-        max_content_chars: int = MAX_CONTENT_CHARS,
+        result_limit: ResultLimit | None = None,
     ) -> None:
         self._tools = tools
-        self._max_content_chars = max_content_chars
+        self._result_limit = result_limit or ResultLimit()
         self._gate = gate
         self._session = session
         self._budget = budget
@@ -76,14 +76,16 @@ class ToolCallRunner:
         calls: Sequence[ToolCall],
         origin: Origin = "model",
         *,
-        max_content_chars: int | None = None,
+        max_chars: int | None = None,
     ) -> list[ToolResult]:
         """The results in call order. Reads run together, everything else alone and in order.
 
         Raises `LimitReached` and `TaskNotDone` (the model repeats a call without end) after every
         call has its result in history.
         """
-        limit = max_content_chars or self._max_content_chars
+        limit = self._result_limit
+        if max_chars is not None:
+            limit = replace(limit, max_chars=max_chars)
         step = _Step(calls, self._emit, self._add, limit)
         reads: list[asyncio.Task[None]] = []
         try:
@@ -203,12 +205,12 @@ class _Step:
         calls: Sequence[ToolCall],
         emit: Callable[[Event], None],
         add: Callable[[Message], None],
-        max_content_chars: int,
+        limit: ResultLimit,
     ) -> None:
         self._calls = calls
         self._emit = emit
         self._add = add
-        self._max_content_chars = max_content_chars
+        self._limit = limit
         self._results: list[ToolResult | None] = [None] * len(calls)
         self._num_added = 0
 
@@ -236,26 +238,10 @@ class _Step:
                 ToolMessage(
                     call_id=call.id,
                     name=call.name,
-                    content=bounded(result.content, self._max_content_chars),
+                    content=self._limit.cut(result.content, tool=call.name),
                     is_error=result.is_error,
                 )
             )
-
-
-def max_content_chars(context_window: int | None) -> int:
-    """What one result may take: never more than about a quarter of the model's window."""
-    if context_window is None:
-        return MAX_CONTENT_CHARS
-    return max(2_000, min(MAX_CONTENT_CHARS, context_window))
-
-
-def bounded(content: str, max_chars: int = MAX_CONTENT_CHARS) -> str:
-    """The head and tail of what would flood the context."""
-    if len(content) <= max_chars:
-        return content
-    half = max_chars // 2
-    left_out = len(content) - 2 * half
-    return f"{content[:half]}\n[... {left_out} characters left out ...]\n{content[-half:]}"
 
 
 async def _run(prepared: PreparedCall, context: ToolContext) -> ToolResult:

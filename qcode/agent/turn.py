@@ -7,15 +7,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from qcode.agent.answer import HARNESS, PartialAnswer, with_unique_call_ids
 from qcode.agent.compaction import Compactor
+from qcode.agent.large_results import ResultLimit, max_content_chars
 from qcode.agent.limits import Budget, TurnLimits
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.recent_files import READ_TOOL, files_to_read_again, reading
 from qcode.agent.session import Session
-from qcode.agent.tool_calls import Origin, ToolCallRunner, max_content_chars
+from qcode.agent.tool_calls import Origin, ToolCallRunner
 from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
 from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
@@ -62,6 +64,7 @@ class TurnContext:
         sampling: SamplingParams,
         steering: deque[str],
         emit: Callable[[Event], None],
+        spill_directory: Path | None = None,
     ) -> None:
         self.backend = backend
         self.system_prompt = system_prompt
@@ -83,7 +86,7 @@ class TurnContext:
             budget=self.budget,
             emit=emit,
             add=self.add,
-            max_content_chars=self._max_content_chars,
+            result_limit=ResultLimit(max_chars=self._max_content_chars, directory=spill_directory),
         )
 
     @property
@@ -160,7 +163,7 @@ class TurnContext:
         origin: Origin = "harness" if message.model == HARNESS else "model"
         if user_typed:
             origin = "user"
-        return await self._runner.run(message.tool_calls, origin, max_content_chars=max_chars)
+        return await self._runner.run(message.tool_calls, origin, max_chars=max_chars)
 
     async def shorten(self, *, force: bool = False) -> bool:
         """Compacts the conversation where it nears the window, or anyway; False: left as it is."""

@@ -129,7 +129,7 @@ class HeadlessRun:
         )
 
     def _framed(self, prompt: PromptInput, agent: Agent) -> str:
-        from qcode.agent.tool_calls import max_content_chars  # loads pydantic
+        from qcode.agent.large_results import max_content_chars
 
         return framed(
             prompt,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from loop_parts import Bench, assert_well_formed, calls, of_type, play, says
 
+from qcode.agent.session import Session
 from qcode.agent.session_store import SessionStore
 from qcode.agent.tool_calls import NOT_RUN, STOPPED
 from qcode.agent.verification import VerifyCommand
@@ -279,3 +280,23 @@ async def test_a_command_that_cannot_be_run_proves_nothing() -> None:
     assert "could not be run" in finished.error.message
     assert finished.verify_exit_code is None
     assert_well_formed(bench.agent)
+
+
+async def test_the_person_can_shorten_and_look_at_the_context() -> None:
+    session = Session(session_id="s")
+    for number in range(20):
+        session.add(UserMessage(content=f"{number} " + "word " * 400))
+    bench = Bench(says("They counted.", input_tokens=0), session=session, context_window=8_000)
+    before = bench.agent.context_use()
+    async with aclosing(bench.agent.compact()) as events:
+        finished = [event async for event in events][-1]
+    assert isinstance(finished, TurnFinished)
+    assert finished.reason == "completed"
+    after = bench.agent.context_use()
+    assert 0 < after.conversation < before.conversation
+    assert (after.system, after.tools) == (before.system, before.tools)
+    assert [name for name, _ in after.tools] == ["read_file", "edit", "run_shell_command"]
+    report = after.report()
+    assert f"{after.total:,}" in report
+    assert "8,000" in report
+    assert not after.exact

@@ -327,3 +327,19 @@ def test_a_long_command_leaves_room_for_the_time(project: Path) -> None:
         terminal.see("…  1 s")
         terminal.type(CTRL_C)
         terminal.see("Stopped.")
+
+
+def test_the_context_can_be_looked_at_and_shortened(project: Path) -> None:
+    with start(project, [{"text": "Hello."}], rows=40) as terminal:
+        terminal.see("Shift+Tab")
+        terminal.type("/context" + ENTER)
+        terminal.see("There is no conversation yet.")
+        terminal.type("hi" + ENTER)
+        terminal.see("tokens in")
+        terminal.type("/context" + ENTER)
+        terminal.see("run_shell_command")
+        terminal.see("Conversation")
+        terminal.type("/compact" + ENTER)
+        terminal.see("There is nothing to shorten.")
+        terminal.type(CTRL_D)
+        assert terminal.exit_code() == 0

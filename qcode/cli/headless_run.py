@@ -143,7 +143,7 @@ class HeadlessRun:
             assert isinstance(self._output, JsonOutput), "the command line sees to that"
             conversation = HeadlessConversation(agent, output=self._output, progress=self._progress)
             self._stop_by(conversation.cancel, interruption)
-            finished = await conversation.run(sys.stdin.buffer)
+            finished = await conversation.run(sys.stdin.fileno())
         else:
             self._stop_by(agent.cancel, interruption)
             finished = await run_headless(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from qcode.frontends.headless import JsonOutput, OutputClosed, failure, run_headless
 from qcode.frontends.headless_input import (
@@ -46,9 +46,9 @@ class HeadlessConversation:
         self._stopped: TurnFinished | None = None
         self._interrupted = False
 
-    async def run(self, stdin: BinaryIO) -> TurnFinished:
+    async def run(self, stdin: int) -> TurnFinished:
         """How the conversation ended: as its first turn that did not end well, else as its last.
-        `output` has been started."""
+        `output` has been started. `stdin` is a file descriptor."""
         deliver_inputs(stdin, self._receive)
         last: TurnFinished | None = None
         while self._stopped is None and (prompt := await self._prompts.get()) is not None:

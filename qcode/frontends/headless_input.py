@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,18 +108,20 @@ def read_lines(stream: BinaryIO) -> Iterator[bytes | BadLine]:
         yield BadLine(problem=f"longer than {MAX_LINE_BYTES >> 20} MiB")
 
 
-def deliver_inputs(stream: BinaryIO, receive: Callable[[Input | None], None]) -> None:
+def deliver_inputs(descriptor: int, receive: Callable[[Input | None], None]) -> None:
     """Calls `receive` on this event loop for each line, and with None at the end.
 
-    A thread of its own waits for the stream, since a file can only be read, not waited for; it is
-    a daemon, because nothing can wake it when the program ends.
+    A thread of its own waits for the input, since a file can only be read, not waited for; it is
+    a daemon, because nothing can wake it when the program ends. It reads by a stream of its own:
+    the interpreter cannot end while `sys.stdin` is being read.
     """
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         # The loop is closed when the program ends before its input.
         with contextlib.suppress(RuntimeError):
-            with contextlib.suppress(OSError, ValueError):  # closed below us: as good as its end
+            # What cannot be read is as good as its end.
+            with contextlib.suppress(OSError), os.fdopen(os.dup(descriptor), "rb") as stream:
                 for number, line in enumerate(read_lines(stream), start=1):
                     parsed = parse_line(line) if isinstance(line, bytes) else line
                     if isinstance(parsed, BadLine):

@@ -4,7 +4,8 @@
         ... OPENAI_BASE_URL = server.url ...
     server.requests[0].body["messages"]
 
-Each `POST /v1/chat/completions` gets the next answer; one past the end gets status 500. Faults
+Each `POST /v1/chat/completions` gets the next answer; one past the end gets status 500. `routes`
+holds the JSON that other paths answer with. Faults
 are part of an answer: `DROP` closes the connection in the middle, `STALL` sends nothing more.
 """
 
@@ -116,9 +117,14 @@ class ChatServer:
     """Runs in a thread of its own from entering the `with` block to leaving it."""
 
     def __init__(
-        self, answers: Sequence[Answer], *, models: Sequence[Mapping[str, object]] = ()
+        self,
+        answers: Sequence[Answer],
+        *,
+        models: Sequence[Mapping[str, object]] = (),
+        routes: Mapping[str, object] | None = None,
     ) -> None:
         self._answers = list(answers)
+        self._routes = dict(routes or {})
         self._models = list(models) or [{"id": "test-model", "object": "model"}]
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -210,7 +216,10 @@ class ChatServer:
         await asyncio.gather(*pending, *done, return_exceptions=True)
 
     def _next_answer(self, received: Received) -> Answer:
-        if received.path.endswith("/models"):
+        if received.path in self._routes:
+            found = json.dumps(self._routes[received.path]).encode()
+            return Answer(parts=(found,), content_type="application/json")
+        if received.path.endswith("/v1/models") and not received.path.startswith("/api/"):
             listed = json.dumps({"object": "list", "data": self._models}).encode()
             return Answer(parts=(listed,), content_type="application/json")
         if not received.path.endswith("/chat/completions"):

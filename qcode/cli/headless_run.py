@@ -30,7 +30,7 @@ from qcode.frontends.headless import (
     failure,
     run_headless,
 )
-from qcode.frontends.headless_approval import RefusingApprover, TerminalApprover
+from qcode.frontends.headless_approval import LineApprover, RefusingApprover
 from qcode.frontends.headless_conversation import HeadlessConversation
 from qcode.frontends.progress import Progress
 from qcode.frontends.stream_json import RunFacts
@@ -194,7 +194,7 @@ class HeadlessRun:
             and is_in_foreground(sys.stdin.fileno())
         )
         if person:
-            return TerminalApprover(self._progress.line, stdin=sys.stdin.fileno())
+            return LineApprover(self._progress.line, stdin=sys.stdin.fileno())
         return RefusingApprover(self._progress.line)
 
     def _unstarted(self, finished: TurnFinished) -> TurnFinished:

@@ -6,15 +6,19 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-import re
-import sys
-import termios
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from qcode.agent.permissions import suggested_rule
 from qcode.agent.safe_commands import is_safe
+from qcode.frontends.approval_question import (
+    GUARD_S,
+    choices,
+    drop_typed_ahead,
+    exact,
+    read_answer,
+)
 from qcode.protocol.permissions import (
     Access,
     Answer,
@@ -23,12 +27,8 @@ from qcode.protocol.permissions import (
     PermissionRequest,
     ShellAnalysis,
 )
-from qcode.sandbox.terminal_text import printable
 
 _PREVIEW_LINES = 60
-_GUARD_S = 0.3
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_SPACES = re.compile(r" {41,}")
 
 
 class RefusingApprover:
@@ -46,7 +46,7 @@ class RefusingApprover:
         return Answer(allowed=False, note="There is no person to ask, so it was not allowed.")
 
 
-class TerminalApprover:
+class LineApprover:
     """Asks with one line on the terminal. `stdin` is the terminal's file descriptor."""
 
     def __init__(self, tell: Callable[[str], None], *, stdin: int) -> None:
@@ -56,16 +56,11 @@ class TerminalApprover:
     async def ask(self, request: PermissionRequest, reason: str) -> Answer:
         self._tell(question(request, reason))
         # What was typed before the question could be read is no answer to it.
-        await asyncio.sleep(_GUARD_S)
-        termios.tcflush(self._stdin, termios.TCIFLUSH)
-        self._tell("allow? y once, s for this session, Enter or n for no:")
-        match (await read_line(self._stdin)).strip().lower():
-            case "y" | "yes":
-                return Answer(allowed=True)
-            case "s":
-                return Answer(allowed=True, scope="session")
-            case _:
-                return Answer(allowed=False)
+        await asyncio.sleep(GUARD_S)
+        drop_typed_ahead(self._stdin)
+        has_rule = suggested_rule(request) is not None
+        self._tell(choices(has_rule=has_rule).rstrip())
+        return read_answer(await read_line(self._stdin), has_rule=has_rule)
 
 
 async def read_line(descriptor: int) -> str:
@@ -92,13 +87,6 @@ def question(request: PermissionRequest, reason: str) -> str:
     if request.preview is not None:
         lines.append(_preview(request.preview))
     return "\n".join(lines)
-
-
-def exact(text: str) -> str:
-    """Every control character made visible, and runs of spaces that could push text off screen."""
-    text = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
-    text = _SPACES.sub(lambda match: f" [{len(match.group())} spaces] ", text)
-    return printable(text, max_line=sys.maxsize)
 
 
 def _preview(display: Display) -> str:

@@ -121,7 +121,7 @@ def at_terminal(qcode: Qcode, *keys: tuple[str, str]) -> tuple[str, int]:
     ("typed", "content"), [("y\n", MENDED), ("s\n", MENDED), ("n\n", BROKEN), ("\n", BROKEN)]
 )
 def test_a_person_at_the_terminal_is_asked(qcode: Qcode, typed: str, content: str) -> None:
-    shown, code = at_terminal(qcode, ("allow?", typed))
+    shown, code = at_terminal(qcode, ("Allow?", typed))
     assert code == 0
     assert "-    return a - b" in shown
     assert "+    return a + b" in shown
@@ -129,7 +129,7 @@ def test_a_person_at_the_terminal_is_asked(qcode: Qcode, typed: str, content: st
 
 
 def test_an_interrupt_at_the_question_ends_the_run(qcode: Qcode) -> None:
-    shown, code = at_terminal(qcode, ("allow?", "\x03"))
+    shown, code = at_terminal(qcode, ("Allow?", "\x03"))
     assert code == 130
     assert "interrupted" in shown
     assert (qcode.project / "adding.py").read_text() == BROKEN

@@ -12,12 +12,12 @@ from typing import cast
 import pytest
 
 from qcode.agent.agent import Agent
+from qcode.frontends.approval_question import exact
 from qcode.frontends.headless import OutputClosed, create_output, run_headless
 from qcode.frontends.headless_approval import (
+    LineApprover,
     RefusingApprover,
-    TerminalApprover,
     allowing_rules,
-    exact,
     question,
 )
 from qcode.frontends.progress import Progress
@@ -210,12 +210,12 @@ async def ask_on_terminal(typed_before: bytes, typed_after: bytes) -> tuple[bool
 
     def tell(text: str) -> None:
         told.append(text)
-        if text.startswith("allow?"):
+        if text.startswith("Allow?"):
             os.write(person, typed_after)
 
     try:
         os.write(person, typed_before)
-        approver = TerminalApprover(tell, stdin=terminal)
+        approver = LineApprover(tell, stdin=terminal)
         answer = await approver.ask(execute("pytest", simple("pytest")), "asked")
     finally:
         os.close(person)
@@ -248,11 +248,11 @@ async def test_a_question_can_be_cancelled() -> None:
     shown = asyncio.Event()
 
     def tell(text: str) -> None:
-        if text.startswith("allow?"):
+        if text.startswith("Allow?"):
             shown.set()
 
     asking = asyncio.create_task(
-        TerminalApprover(tell, stdin=terminal).ask(execute("x", simple("x")), "asked")
+        LineApprover(tell, stdin=terminal).ask(execute("x", simple("x")), "asked")
     )
     await shown.wait()
     asking.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import termios
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -14,21 +13,21 @@ from prompt_toolkit.output import Output
 from rich.console import Console
 from rich.text import Text
 
-from qcode.frontends.headless_approval import exact
+from qcode.frontends.approval_question import (
+    GUARD_S,
+    choices,
+    drop_typed_ahead,
+    exact,
+    read_answer,
+)
 from qcode.frontends.repl.diff_view import render_diff
 from qcode.protocol.permissions import Access, Answer, DiffDisplay, PermissionRequest
 from qcode.sandbox.terminal_text import printable
-
-# Keys pressed before the question could be read must not answer it.
-GUARD_S = 0.3
-QUESTION = "Allow? y once, s for this session, Enter or n no, or say what to do instead: "
-_NO_RULE_QUESTION = "Allow? y once, Enter or n no, or say what to do instead: "
 
 
 class TerminalApprover:
     """Shows exactly what would run and why it is asked, then waits for a line.
 
-    An empty line is a no. Anything that is not one of the choices is a no with that feedback.
     `quiet` is entered around the question and keeps the rest of the screen still. `rule_for`
     gives the rule a session answer would add, None if none can cover it.
     """
@@ -52,9 +51,10 @@ class TerminalApprover:
         with self._quiet():
             self._show(request, reason, rule)
             await asyncio.sleep(GUARD_S)
-            flush_typed_ahead()
+            if sys.stdin.isatty():
+                drop_typed_ahead(sys.stdin.fileno())
             try:
-                line = await self._session.prompt_async(QUESTION if rule else _NO_RULE_QUESTION)
+                line = await self._session.prompt_async(choices(has_rule=rule is not None))
             except (EOFError, KeyboardInterrupt):
                 return Answer(allowed=False, note="")
         return read_answer(line, has_rule=rule is not None)
@@ -75,20 +75,3 @@ class TerminalApprover:
         if rule:
             line = f"s allows: {printable(rule)}"
             self._console.print(Text(line, "dim"), soft_wrap=True)
-
-
-def read_answer(line: str, *, has_rule: bool = True) -> Answer:
-    """What a typed line means."""
-    word = line.strip().lower()
-    if word in ("y", "yes"):
-        return Answer(allowed=True)
-    if word in ("s", "session") and has_rule:
-        return Answer(allowed=True, scope="session")
-    note = "" if word in ("", "n", "no") else line.strip()
-    return Answer(allowed=False, note=note)
-
-
-def flush_typed_ahead() -> None:
-    """Drops what was typed but not read yet."""
-    if sys.stdin.isatty():
-        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

@@ -27,6 +27,11 @@ OPTIONAL_FIELDS = (
 MAX_ADAPTATIONS = 6
 _WANTED = re.compile(r"pass(?:ed)? back|missing|required|must be (?:present|provided)")
 
+_UNKNOWN = re.compile(
+    r"support|recogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra|additional"
+    r"|not accept|no such|invalid (?:field|parameter|argument)"
+)
+
 
 def adapted(dialect: Dialect, refusal: str, body: Mapping[str, object]) -> Dialect | None:
     """The dialect that may please a server which refused `body` with these words; None where they
@@ -38,11 +43,13 @@ def adapted(dialect: Dialect, refusal: str, body: Mapping[str, object]) -> Diale
         wanted = _WANTED.search(words) is not None and dialect.reasoning != "require"
         changed = replace(dialect, reasoning="require" if wanted else "drop")
         return changed if changed != dialect else None
+    if _UNKNOWN.search(words) is None:
+        return None  # a value that is refused is the user's to change, and must not vanish
     refused = {name for name in OPTIONAL_FIELDS if name in body and _names(words, name)}
     return replace(dialect, omitted=dialect.omitted | refused) if refused else None
 
 
 def _names(words: str, field: str) -> bool:
     """Whether the field is named as such: `stop` is an ordinary word too."""
-    named = rf"\b{field}\b" if "_" in field else rf"[\"'`]{field}[\"'`]|\b{field}:"
+    named = rf"[\"'`]{field}[\"'`]|\b{field}:" if field == "stop" else rf"\b{field}\b"
     return re.search(named, words) is not None

@@ -171,3 +171,36 @@ def test_a_schema_that_cannot_be_expressed_leaves_an_object(
         constraint.consume(token)
 
     assert constraint.allowed() is None
+
+
+SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "verdict": {"enum": ["pass", "fail"]},
+        "lines": {"type": "array", "items": {"type": "integer"}, "maxItems": 3},
+    },
+    "required": ["verdict", "lines"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_the_masks_of_a_schema_allow_obeys_it(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, seed: int
+) -> None:
+    value = json.loads(tokenizer.decode(walk(compiler.json_value(SCHEMA), tokenizer, seed)))
+    assert value["verdict"] in ("pass", "fail")
+    assert len(value["lines"]) <= 3
+    assert all(isinstance(line, int) for line in value["lines"])
+
+
+def test_what_cannot_be_expressed_of_a_schema_does_not_constrain(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    constraint = compiler.json_value(
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    )
+    for token in tokenizer.encode("[1, 1]"):
+        constraint.consume(token)
+    with pytest.raises(EngineError, match="does not compile"):
+        compiler.json_value({"type": "no such type"})

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -240,9 +239,11 @@ def create_agent(
             None if form is None else form.instruction,
         ),
         limits=_limits(settings, backend),
-        verify=None if settings.verify is None else VerifyCommand(command=settings.verify),
+        verify=None
+        if settings.verify is None
+        else VerifyCommand(command=settings.verify, resample=settings.resample),
         answer_form=form,
-        strategy_for=_strategy_for(settings, backend, root),
+        strategy_for=_leading(settings, profile, backend, root),
         sampling=SamplingParams(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -323,23 +324,21 @@ def _system_prompt(
     )
 
 
-def _strategy_for(
-    settings: Settings, backend: Backend, root: Path
-) -> Callable[[str], TurnStrategy | None] | None:
-    if settings.repair == "never" or settings.tools is not None:
-        return None  # the harness leads with the tools it knows, not with some of them
+def _leading(
+    settings: Settings, profile: Profile, backend: Backend, root: Path
+) -> Callable[[str], TurnStrategy]:
+    from qcode.agent.leading import Leading
 
-    def strategy_for(prompt: str) -> TurnStrategy | None:
-        from qcode.agent.named_files import ReadNamedFiles
-        from qcode.agent.repair import repair_strategy
-
-        model = backend.model
-        if settings.repair == "always":
-            model = replace(model, strength="small")
-        repair = repair_strategy(prompt, model=model, root=root, verify=settings.verify)
-        return ReadNamedFiles(root) if repair is None and model.strength == "small" else repair
-
-    return strategy_for
+    leading = Leading(
+        repair=settings.repair,
+        failure_context=settings.failure_context,
+        run_tests=settings.run_tests,
+        resample=settings.resample,
+        verify=settings.verify,
+        profile=profile,
+        own_tools=settings.tools is not None,
+    )
+    return leading.strategies(lambda: backend.model, root)
 
 
 def _scripted_backend(file: Path) -> Backend:

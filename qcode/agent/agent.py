@@ -169,6 +169,7 @@ def _finished(
     if exit_code is None and isinstance(strategy, (Verified, InForm)):
         exit_code = strategy.exit_code
     return TurnFinished(
+        check=outcome.check,
         reason=outcome.reason,
         text=outcome.text,
         usage=turn.usage,

@@ -18,10 +18,19 @@ from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.recent_files import READ_TOOL, files_to_read_again, reading
 from qcode.agent.session import Session
 from qcode.agent.tool_calls import Origin, ToolCallRunner
+from qcode.agent.turn_work import TurnWork
 from qcode.protocol.backends import Backend, ChatRequest
 from qcode.protocol.chunks import Completed, ReasoningDelta, Retrying, TextDelta
 from qcode.protocol.errors import ContextOverflow, InvalidResponse, QcodeError
-from qcode.protocol.events import DraftDelta, Event, MessageAdded, Notice, StepStarted, TurnReason
+from qcode.protocol.events import (
+    CompletionCheck,
+    DraftDelta,
+    Event,
+    MessageAdded,
+    Notice,
+    StepStarted,
+    TurnReason,
+)
 from qcode.protocol.messages import AssistantMessage, Message, Usage, UserMessage
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import Tool, ToolResult, ToolSpec
@@ -35,6 +44,7 @@ class TurnOutcome:
     text: str = ""
     error: QcodeError | None = None
     verify_exit_code: int | None = None
+    check: CompletionCheck | None = None
 
 
 class TurnStrategy(Protocol):
@@ -75,6 +85,7 @@ class TurnContext:
         self.budget = Budget(limits)
         self.sampling = sampling
         self.emit = emit
+        self.work = TurnWork()
         self.partial: PartialAnswer | None = None
         self._compactor = compactor
         self._steering = steering
@@ -163,7 +174,9 @@ class TurnContext:
         origin: Origin = "harness" if message.model == HARNESS else "model"
         if user_typed:
             origin = "user"
-        return await self._runner.run(message.tool_calls, origin, max_chars=max_chars)
+        results = await self._runner.run(message.tool_calls, origin, max_chars=max_chars)
+        self.work.record(message.tool_calls, results)
+        return results
 
     async def shorten(self, *, force: bool = False) -> bool:
         """Compacts the conversation where it nears the window, or anyway; False: left as it is."""

@@ -38,21 +38,26 @@ class Output(Protocol):
 
 
 class TextOutput:
-    """Only the closing answer of a turn that went well."""
+    """Only the closing answer of a turn that went well, with what was run to check it. An answer
+    in a form that was asked for stands alone."""
 
     def __init__(self, write: Write, *, max_line: int) -> None:
         self._write = write
         self._max_line = max_line
+        self._structured = False
 
     def start(self, facts: RunFacts) -> None:
-        pass
+        self._structured = facts.structured
 
     def show(self, event: Event) -> None:
         pass
 
     def finish(self, finished: TurnFinished) -> None:
         if finished.reason == "completed" and finished.text:
-            text = printable(finished.text, max_line=self._max_line)
+            text = finished.text
+            if finished.check is not None and not self._structured:
+                text = f"{text.rstrip()}\n\n{finished.check.sentence}"
+            text = printable(text, max_line=self._max_line)
             self._write(text if text.endswith("\n") else text + "\n")
 
 

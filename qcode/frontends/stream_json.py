@@ -20,6 +20,7 @@ from qcode.protocol.chunks import ReasoningDelta, Retrying, TextDelta, ToolCallD
 from qcode.protocol.errors import AnswerNotInForm, LimitReached, QcodeError
 from qcode.protocol.events import (
     ApprovalResolved,
+    CompletionCheck,
     ContextCompacted,
     Event,
     MessageAdded,
@@ -172,6 +173,7 @@ class StreamJson:
             modelUsage={self._facts.model: self._model_usage(finished.usage)},
             permission_denials=self._denials,
             structured_output=json.loads(finished.text) if structured else None,
+            verification=_verification(finished.check),
         )
 
     def _begin_turn(self, event: TurnStarted) -> None:
@@ -303,6 +305,17 @@ def _error_subtype(error: QcodeError | None) -> str:
             return "error_max_structured_output_retries"
         case _:
             return "error_during_execution"
+
+
+def _verification(check: CompletionCheck | None) -> JsonObject | None:
+    if check is None:
+        return None
+    return {
+        "kind": check.kind,
+        "command": check.command,
+        "exit_code": check.exit_code,
+        "summary": check.sentence,
+    }
 
 
 def _described(error: QcodeError) -> JsonObject:

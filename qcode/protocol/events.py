@@ -107,13 +107,34 @@ class Notice:
     type: Literal["notice"] = "notice"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionCheck:
+    """The last command that was run to see whether the work is done, after the last change.
+
+    `exit_code` is None where it was not run or did not end; `reason` then says why."""
+
+    kind: Literal["verify", "tests"]
+    command: str
+    exit_code: int | None
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        if self.exit_code is None:
+            return f"Not checked: `{self.command}` was not run. {self.reason}".rstrip()
+        if self.exit_code == 0:
+            return f"Checked: `{self.command}` succeeds."
+        return f"Checked: `{self.command}` fails (exit code {self.exit_code})."
+
+
 TurnReason = Literal["completed", "cancelled", "limit", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFinished:
     """`text` is the closing answer. `error` is set when the reason is "failed", and names the
-    limit when it is "limit". `verify_exit_code` is that of the `--verify` command's last run."""
+    limit when it is "limit". `verify_exit_code` is that of the `--verify` command's last run.
+    `check` is what was run before the work was called done; its sentence belongs to the answer."""
 
     reason: TurnReason
     text: str = ""
@@ -121,6 +142,7 @@ class TurnFinished:
     num_steps: int = 0
     error: QcodeError | None = None
     verify_exit_code: int | None = None
+    check: CompletionCheck | None = None
     type: Literal["turn_finished"] = "turn_finished"
 
 

@@ -36,7 +36,8 @@ def test_a_failing_test_is_fixed_through_a_real_endpoint(qcode: Qcode) -> None:
             environment={"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "key-1"},
         )
         requests = server.requests
-    assert (done.returncode, done.stdout) == (0, "Fixed.\n")
+    checked = "Checked: `python -m unittest -q test_adding` succeeds."
+    assert (done.returncode, done.stdout) == (0, f"Fixed.\n\n{checked}\n")
     assert (qcode.project / "adding.py").read_text() == MENDED
     chats = [request for request in requests if request.path.endswith("/chat/completions")]
     assert {request.headers["authorization"] for request in chats} == {"Bearer key-1"}

@@ -16,7 +16,7 @@ from qcode.agent.permission_gate import DENIED
 from qcode.agent.repair.answers import Proposal
 from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.turn import TurnContext
-from qcode.agent.verification import SHELL_TOOL
+from qcode.agent.turn_work import SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, ToolCall

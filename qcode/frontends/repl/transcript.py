@@ -213,6 +213,9 @@ class Transcript:
                 self._print_prose(Text(printable(event.error.message), "red"))
             if event.error.hint:
                 self._print_prose(Text(f"hint: {printable(event.error.hint)}"))
+        if event.check is not None:
+            style = "dim" if event.check.exit_code == 0 else "yellow"
+            self._print_prose(Text(printable(event.check.sentence), style))
         seconds = time.monotonic() - self._started_s
         usage = event.usage
         summary = f"{seconds:.0f} s · {usage.input_tokens:,} tokens in"

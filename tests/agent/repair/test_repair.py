@@ -13,8 +13,10 @@ import pytest
 from qcode.agent.agent import Agent
 from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.repair import repair_strategy
+from qcode.agent.repair.goal import find_goal
 from qcode.agent.repair.repair import RepairBudget
 from qcode.agent.session import Session
+from qcode.agent.turn import TurnStrategy
 from qcode.agent.verification import VerifyCommand
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk, Completed
@@ -140,10 +142,17 @@ def agent_for(
         session=Session(session_id="test"),
         system_prompt="",
         verify=VerifyCommand(command=verify, max_attempts=1) if verify else None,
-        strategy_for=lambda prompt: repair_strategy(
-            prompt, model=model.model, root=root, verify=verify, budget=budget
-        ),
+        strategy_for=lambda prompt: strategy(prompt, model.model, root, verify, budget),
     )
+
+
+def strategy(
+    prompt: str, model: ModelInfo, root: Path, verify: str | None, budget: RepairBudget | None
+) -> TurnStrategy | None:
+    goal = find_goal(prompt, verify=verify)
+    if goal is None:
+        return None
+    return repair_strategy(goal, model=model, root=root, verify=verify, budget=budget)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -392,6 +401,10 @@ async def test_a_large_model_leads_and_starts_with_the_failure(project: Path) ->
         isinstance(message, ToolMessage) and "test_total" in message.content
         for message in request.messages
     )
+    read = [m.content for m in request.messages if isinstance(m, ToolMessage)][1:]
+    assert len(read) == 2  # the test, and the file of the likeliest cause
+    assert "class CartTest" in read[0]
+    assert "price * percent" in read[1]
 
 
 async def test_test_files_are_never_changed(project: Path) -> None:

@@ -36,7 +36,7 @@ def probe(endpoint: str, *, model: str | None, key: str | None, as_json: bool) -
     show = _no_line if as_json else _print_line
     probes, results = asyncio.run(_probe(chosen, show))
     kept: Path | None = None
-    if probes.model and not any(result.probe == "stream" for result in results if _fails(result)):
+    if any(result.probe == "stream" and result.verdict in ("ok", "note") for result in results):
         store = ProfileStore(Locations.from_environment(os.environ).endpoint_profiles)
         kept = store.save(chosen.base_url, probes.model, probes.profile)
     worst = FAILED if any(_fails(result) for result in results) else OK

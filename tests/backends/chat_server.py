@@ -122,6 +122,7 @@ class ChatServer:
         *,
         models: Sequence[Mapping[str, object]] = (),
         routes: Mapping[str, object] | None = None,
+        port: int = 0,
     ) -> None:
         self._answers = list(answers)
         self._routes = dict(routes or {})
@@ -132,7 +133,8 @@ class ChatServer:
         self._thread = threading.Thread(target=self._run, name="chat-server", daemon=True)
         self.requests: list[Received] = []
         self.disconnects = 0
-        self.port = 0
+        self.port = port
+        self._failure: OSError | None = None
 
     @property
     def url(self) -> str:
@@ -141,6 +143,9 @@ class ChatServer:
     def __enter__(self) -> ChatServer:
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
         return self
 
     def __exit__(
@@ -167,7 +172,12 @@ class ChatServer:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        try:
+            server = await asyncio.start_server(accept, "127.0.0.1", self.port)
+        except OSError as error:  # the port is taken
+            self._failure = error
+            self._ready.set()
+            return
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()

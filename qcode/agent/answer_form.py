@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from qcode.protocol.backends import AnswerShape
 from qcode.protocol.chunks import Completed
 from qcode.protocol.errors import AnswerNotInForm, BadInput, InvalidResponse
 from qcode.protocol.messages import TextBlock, UserMessage
+from qcode.sandbox.terminal_text import printable
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 _MAX_PROBLEM = 500
@@ -104,7 +106,7 @@ class InForm:
         except AnswerNotInForm as problem:
             turn.add(UserMessage(content=self._form.correction(problem.message)))
             value = self._final(await self._answer(turn))
-        return replace(outcome, text=json.dumps(value, ensure_ascii=False))
+        return replace(outcome, text=_written(value))
 
     def _final(self, text: str) -> object:
         try:
@@ -138,6 +140,12 @@ class InForm:
                 raise
             # A server that knows no such field: what it is told in words must do.
             return await turn.stream(request)
+
+
+def _written(value: object) -> str:
+    """JSON that stays what it is on its way through the filter of foreign text."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if printable(text, max_line=sys.maxsize) == text else json.dumps(value)
 
 
 def _json(text: str) -> Any:

@@ -305,6 +305,15 @@ def test_an_answer_that_obeys_is_exactly_the_json(qcode: Qcode, given: str) -> N
     assert json.loads((qcode.project / "out").read_text()) == {"version": 3}
 
 
+def test_json_is_not_changed_by_the_filter_of_foreign_text(qcode: Qcode) -> None:
+    value = {"name": "été 名前", "odd": "a\u202eb\u001b[31m"}
+    script = qcode.script({"text": json.dumps(value)})
+    done = qcode.run("run", "which?", f"--model={script}", '--json-schema={"type": "object"}')
+    assert json.loads(done.stdout) == value
+    assert "\u202e" not in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_an_answer_that_does_not_obey_is_corrected_once(qcode: Qcode) -> None:
     script = qcode.script(
         {"text": '{"version": "three"}'},

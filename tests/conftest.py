@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from qcode.engine.store.model_store import ModelStore, PullProgress
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 MODELS = Path(os.environ.get("QCODE_TEST_MODELS") or _CACHE / "qcode-tests" / "models")
 os.environ["QCODE_TEST_MODELS"] = str(MODELS)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells start what runs in the background; every program the tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -30,11 +30,11 @@ Made from the commands' own `--help` by `python docs/write_reference.py`.
 | 1 | failed, or no answer in the asked-for form |
 | 2 | command-line usage |
 | 41 | authentication |
-| 42 | bad input: no prompt, unreadable standard input, no such session |
+| 42 | bad input: no prompt, unreadable standard input, no such session or schema |
 | 44 | a sandbox is required but not available |
 | 52 | configuration |
 | 53 | turn limit |
-| 55 | another budget: time, tokens, tool calls |
+| 55 | another budget: time, tokens, cost, tool calls |
 | 60 | the `--verify` command still fails |
 | 75 | the model endpoint failed and a retry may help |
 | 130 | interrupted |

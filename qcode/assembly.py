@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -195,10 +196,12 @@ def create_agent(
     tell: Callable[[str], None] | None = None,
     bare: bool = False,
     answer_schema: Mapping[str, object] | None = None,
+    shown_cwd: Path | None = None,
 ) -> Agent:
     """`backend` is created from the settings where none is given. `tell` gets lines for the person
     about instruction files that were left out. `bare` leaves them all unread. `answer_schema` is a
-    JSON Schema that the closing answer of each turn must obey.
+    JSON Schema that the closing answer of each turn must obey. `shown_cwd` is what the model is
+    told of where it works.
 
     Raises `SettingsError`, `ModelStoreError`, `EngineError`.
     """
@@ -218,6 +221,18 @@ def create_agent(
             "verify needs the tool run_shell_command, which tools leaves out.",
             "Add Bash to tools; what the model may run is decided by allow and deny.",
         )
+    verify = None
+    if settings.verify is not None:
+        verify = VerifyCommand(command=settings.verify, resample=settings.resample)
+    strategy_for = _leading(settings, profile, backend, root)
+    if settings.best_of > 1:
+        if verify is None:
+            raise SettingsError(
+                "best_of needs a command that tells which attempt is good.",
+                'Name it with --verify, as in --verify "pytest -q".',
+            )
+        verify = replace(verify, max_attempts=1)  # the attempts have had their tries
+        strategy_for = _best_of(settings, root, session.id, backend, approver, bare=bare)
     form = None if answer_schema is None else AnswerForm(answer_schema)
     return Agent(
         backend=backend,
@@ -237,13 +252,12 @@ def create_agent(
             root,
             None if bare else tell or _ignore,
             None if form is None else form.instruction,
+            shown_cwd,
         ),
         limits=_limits(settings, backend),
-        verify=None
-        if settings.verify is None
-        else VerifyCommand(command=settings.verify, resample=settings.resample),
+        verify=verify,
         answer_form=form,
-        strategy_for=_leading(settings, profile, backend, root),
+        strategy_for=strategy_for,
         sampling=SamplingParams(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -300,6 +314,7 @@ def _system_prompt(
     root: Path,
     tell: Callable[[str], None] | None,
     form: str | None,
+    shown_cwd: Path | None,
 ) -> str:
     """A person who starts qcode in a folder means its instructions to be read: they are text that
     asks, and permissions guard what they ask for. What could run by itself needs trust. Without
@@ -309,6 +324,7 @@ def _system_prompt(
     from qcode.agent.instructions import Instructions, load_instructions
     from qcode.agent.system_prompt import build_system_prompt, gather_facts
 
+    facts = gather_facts(root, datetime.now(UTC).astimezone().date())
     instructions = Instructions()
     if tell is not None:
         user_directory = Locations.from_environment(os.environ).config
@@ -317,7 +333,7 @@ def _system_prompt(
             tell(note)
     return build_system_prompt(
         profile=profile,
-        facts=gather_facts(root, datetime.now(UTC).astimezone().date()),
+        facts=facts if shown_cwd is None else replace(facts, cwd=shown_cwd),
         instructions=instructions.text,
         own=settings.system_prompt,
         added="\n\n".join(part for part in (settings.append_system_prompt, form) if part),
@@ -339,6 +355,42 @@ def _leading(
         own_tools=settings.tools is not None,
     )
     return leading.strategies(lambda: backend.model, root)
+
+
+def _best_of(
+    settings: Settings,
+    root: Path,
+    session_id: str,
+    backend: Backend,
+    approver: Approver,
+    *,
+    bare: bool,
+) -> Callable[[str], TurnStrategy]:
+    """Attempts are told the same folder, `.`, so that the engine reads their prompts once."""
+    from qcode.agent.best_of import BestOf
+    from qcode.agent.resampling import attempt_sampling
+    from qcode.agent.session import Session
+
+    def attempt_agent(folder: Path, number: int) -> Agent:
+        sampling = attempt_sampling(settings.temperature, settings.seed, number)
+        own = {"best_of": 1, "temperature": sampling.temperature, "seed": sampling.seed}
+        return create_agent(
+            settings.model_copy(update=own),
+            approver=approver,
+            workspace=create_workspace(folder),
+            session=Session(session_id=f"{session_id}-{number}"),
+            backend=backend,
+            bare=bare,
+            shown_cwd=Path(),
+        )
+
+    strategy = BestOf(
+        root=root,
+        attempts=settings.best_of,
+        attempt_agent=attempt_agent,
+        patches=Locations.from_environment(os.environ).patches,
+    )
+    return lambda prompt: strategy
 
 
 def _scripted_backend(file: Path) -> Backend:

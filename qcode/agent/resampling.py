@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ASSUMED_TEMPERATURE = 0.7  # where the model's own is used, which the agent does not know
 STEP = 0.3
+ATTEMPT_STEP = 0.1
 HIGHEST = 1.3
 _VARYING = re.compile(r"\d+(?:\.\d+)?|0x[0-9a-f]+", re.IGNORECASE)
 
@@ -42,3 +43,16 @@ def hotter(sampling: SamplingParams) -> SamplingParams:
     raised = max(temperature, min(HIGHEST, temperature + STEP))
     seed = None if sampling.seed is None else sampling.seed + 1
     return replace(sampling, temperature=round(raised, 3), seed=seed)
+
+
+def attempt_sampling(temperature: float | None, seed: int | None, number: int) -> SamplingParams:
+    """For the attempt of this number, from 1: the first as it was set, each further one a little
+    hotter and, where a seed is set, with one of its own."""
+    if number == 1:
+        return SamplingParams(temperature=temperature, seed=seed)
+    base = ASSUMED_TEMPERATURE if temperature is None else temperature
+    hotter_by = min(ATTEMPT_STEP * (number - 1), STEP)
+    raised = max(base, min(HIGHEST, base + hotter_by))
+    return SamplingParams(
+        temperature=round(raised, 3), seed=None if seed is None else seed + number - 1
+    )

@@ -92,6 +92,10 @@ def run(
         str | None,
         typer.Option(metavar="CMD", help="Done only when this succeeds; exit 60 if it never does."),
     ] = None,
+    best_of: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Attempts in copies; --verify chooses the one to keep."),
+    ] = None,
     profile: ProfileFlag = None,
     max_turns: Annotated[
         str | None, typer.Option(metavar="N", help="Model requests at most; exit 53 beyond.")
@@ -147,6 +151,7 @@ def run(
         system_prompt=system_prompt,
         append_system_prompt=append_system_prompt,
         verify=verify,
+        best_of=best_of,
         profile=profile,
         max_turns=max_turns,
         max_wall_time=max_wall_time,

@@ -65,6 +65,11 @@ class Locations:
         return self.cache / "output"
 
     @property
+    def patches(self) -> Path:
+        """Changes that passed but could not be put in place."""
+        return self.state / "patches"
+
+    @property
     def log(self) -> Path:
         return self.state / "qcode.log"
 

@@ -153,6 +153,11 @@ class Settings(BaseModel):
         description="Without verify: run the project's tests after a change, before the work is "
         "called done.",
     )
+    best_of: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1,
+        description="Attempts at a task, side by side in copies of the project; the first that "
+        "the verify command passes is kept. Limits hold for each attempt.",
+    )
     resample: bool = Field(
         default=True,
         description="Sample at a higher temperature after the same failure came twice.",

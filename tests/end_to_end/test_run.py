@@ -299,3 +299,16 @@ def test_instructions_of_the_folder_are_read(qcode: Qcode) -> None:
         qcode.run("run", "greet", f"--base-url={server.url}", "--model=m")
         system = server.requests[-1].body["messages"][0]["content"]
     assert "Say everything in Latin." in system
+
+
+def test_of_several_attempts_one_that_passes_is_kept(qcode: Qcode) -> None:
+    mend = call("run_shell_command", command="sed -i 's/a - b/a + b/' adding.py")
+    script = qcode.script(*[{"calls": [mend]}] * 2, *[{"text": "Done."}] * 2)
+    flags = (f"--model={script}", "--yolo", f"--verify={RUN_TEST}", "--best-of=2")
+    done = qcode.run("run", "do", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (qcode.project / "adding.py").read_text() == MENDED
+    assert "of 2 passed; changed: adding.py." in done.stdout
+    done = qcode.run("run", "do", f"--model={script}", "--best-of=2")
+    assert done.returncode == 52
+    assert "--verify" in done.stderr

@@ -16,7 +16,6 @@ from qcode.protocol.errors import SessionError, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
-    from qcode.agent.limits import Prices, TurnLimits
     from qcode.agent.profile import Profile
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
@@ -209,6 +208,7 @@ def create_agent(
     from qcode.agent.answer_form import AnswerForm
     from qcode.agent.permissions import PermissionPolicy
     from qcode.agent.verification import VerifyCommand
+    from qcode.config.budgets import turn_limits
     from qcode.protocol.sampling import SamplingParams
 
     if backend is None:
@@ -254,7 +254,7 @@ def create_agent(
             None if form is None else form.instruction,
             shown_cwd,
         ),
-        limits=_limits(settings, backend),
+        limits=turn_limits(settings, backend.model),
         verify=verify,
         answer_form=form,
         strategy_for=strategy_for,
@@ -270,36 +270,6 @@ def create_agent(
 
 def _ignore(line: str) -> None:
     pass
-
-
-def _limits(settings: Settings, backend: Backend) -> TurnLimits:
-    from qcode.agent.limits import TurnLimits
-
-    return TurnLimits(
-        max_turns=settings.max_turns,
-        max_wall_time_s=settings.max_wall_time,
-        max_tool_calls=settings.max_tool_calls,
-        max_tokens=settings.max_tokens,
-        max_cost=settings.max_cost,
-        prices=_prices(settings, backend),
-    )
-
-
-def _prices(settings: Settings, backend: Backend) -> Prices:
-    from qcode.agent.limits import Prices
-
-    cost_input, cost_output = settings.cost_input, settings.cost_output
-    if (named := settings.named_model) is not None:
-        cost_input = named.cost_input if cost_input is None else cost_input
-        cost_output = named.cost_output if cost_output is None else cost_output
-    known = cost_input is not None and cost_output is not None
-    if settings.max_cost is not None and not known and not backend.model.local:
-        raise SettingsError(
-            "max_cost needs the model's prices, and they are not known.",
-            "Set cost_input and cost_output, each for a million tokens: as QCODE_COST_INPUT=0.3, "
-            "or in the model's table of the settings file.",
-        )
-    return Prices(input=cost_input or 0.0, output=cost_output or 0.0)
 
 
 def _profile(settings: Settings, backend: Backend) -> Profile:

@@ -43,7 +43,7 @@ from qcode.protocol.messages import (
 from qcode.protocol.sampling import SamplingParams
 from qcode.wire.openai_chat import StreamDecoder, has_output
 from qcode.wire.openai_errors import stated_window
-from qcode.wire.openai_request import JsonObject, encode_request
+from qcode.wire.openai_request import JsonObject, encode_request, unstreamed
 
 if TYPE_CHECKING:
     import httpx
@@ -106,6 +106,7 @@ class OpenAICompatibleBackend:
         refused for the way it was worded is worded anew, unannounced."""
         request = replace(request, sampling=_filled(request.sampling, self._sampling))
         tries = breaks = adaptations = 0
+        streamed = True
         while True:
             tries += 1
             body: JsonObject = {}
@@ -113,7 +114,8 @@ class OpenAICompatibleBackend:
                 if not self._model.name:
                     await self._ask_for_model()
                 body = self._body(request)
-                async with aclosing(self._try(request, body)) as chunks:
+                sent = body if streamed else unstreamed(body)
+                async with aclosing(self._try(request, sent)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
@@ -122,6 +124,9 @@ class OpenAICompatibleBackend:
                     adaptations += 1
                     tries -= 1
                     continue
+                # Some servers begin a stream and then find that they cannot answer: only without
+                # one do they say why.
+                streamed = not isinstance(failed, _NothingCame)
                 breaks += failed.failure.kind == "broken"
                 wait_s = retry_wait_s(
                     failed.failure, tries=tries, breaks=breaks, jitter=self._jitter
@@ -147,9 +152,7 @@ class OpenAICompatibleBackend:
                 for delta in deltas:
                     yield delta
         if not (answer.decoder.finished or (done and answer.decoder.begun)):
-            what = "answered with something that is not a completion" if done else "broke off"
-            error = BackendUnavailable(f"{self._endpoint.shown_url} {what}")
-            raise RequestFailed(Failure(kind="broken"), error)
+            raise self._ended_early(answer.decoder, done)
         deltas, message = answer.finish(self._model.name)
         for delta in deltas:
             yield delta
@@ -218,6 +221,12 @@ class OpenAICompatibleBackend:
         if self._on_learned is not None:
             self._on_learned(self._model.name, self._profile)
 
+    def _ended_early(self, decoder: StreamDecoder, done: bool) -> RequestFailed:
+        what = "answered with something that is not a completion" if done else "broke off"
+        error = BackendUnavailable(f"{self._endpoint.shown_url} {what}")
+        kind = RequestFailed if decoder.begun else _NothingCame
+        return kind(Failure(kind="broken"), error)
+
     def _failed_inside(self, error: BackendError) -> RequestFailed:
         """An error that came as an event: the status line had promised success."""
         error.message = f"{self._endpoint.shown_url} failed: {self._endpoint.redact(error.message)}"
@@ -226,6 +235,10 @@ class OpenAICompatibleBackend:
             return RequestFailed(Failure(kind="status", status=429), error)
         final = isinstance(error, (ContextOverflow, InvalidResponse))
         return RequestFailed(Failure(kind="final" if final else "broken"), error)
+
+
+class _NothingCame(RequestFailed):
+    """A stream that ended without a piece of an answer."""
 
 
 class _Answer:

@@ -12,10 +12,10 @@ from qcode.backends.http import ChatEndpoint, RequestFailed
 from qcode.backends.server_text import ServerText
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import TextDelta
-from qcode.protocol.errors import BackendError, InvalidResponse
+from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse
 from qcode.protocol.messages import ToolCall
 from qcode.wire.openai_chat import StreamDecoder, has_output
-from qcode.wire.openai_request import Dialect, JsonObject, encode_request
+from qcode.wire.openai_request import Dialect, JsonObject, encode_request, unstreamed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +60,16 @@ class ProbeRequests:
                 request, model=self._model, dialect=self.dialect, extra_body=extra_body
             )
             seen = await self._send(body)
+            if seen.error is None and not seen.decoder.begun:
+                # Some servers begin a stream and then find that they cannot answer: only without
+                # one do they say why.
+                # The connection that this broke may be reused before its end is noticed.
+                seen = await self._send(unstreamed(body))
+                if isinstance(seen.error, BackendUnavailable):
+                    seen = await self._send(unstreamed(body))
+            if seen.error is None and not seen.decoder.begun:
+                shown = self._endpoint.shown_url
+                seen.error = InvalidResponse(f"{shown} answered with something else")
             if not isinstance(seen.error, InvalidResponse) or seen.status not in (400, 422):
                 break
             dialect = adapted(self.dialect, seen.error.message, body)
@@ -89,7 +99,4 @@ class ProbeRequests:
             seen.error, seen.status = failed.error, failed.failure.status
         except BackendError as error:
             seen.error = error
-        if seen.error is None and not seen.decoder.begun:
-            shown = self._endpoint.shown_url
-            seen.error = InvalidResponse(f"{shown} answered with something else than a completion")
         return seen

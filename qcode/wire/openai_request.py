@@ -79,6 +79,11 @@ def encode_request(
     return body
 
 
+def unstreamed(body: JsonObject) -> JsonObject:
+    """The same request for an answer in one piece."""
+    return {**{k: v for k, v in body.items() if k != "stream_options"}, "stream": False}
+
+
 def _encode_message(message: Message, dialect: Dialect) -> JsonObject:
     match message:
         case UserMessage():

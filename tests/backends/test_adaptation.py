@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -50,6 +51,7 @@ async def bodies_of(
     *,
     requests: Sequence[ChatRequest] = (REQUEST,),
     learned: list[EndpointProfile] | None = None,
+    may_retry: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
     kept = learned if learned is not None else []
@@ -67,7 +69,7 @@ async def bodies_of(
                 async with aclosing(backend.stream(request)) as stream:
                     chunks = [chunk async for chunk in stream]
                 assert isinstance(chunks[-1], Completed)
-                assert not any(isinstance(chunk, Retrying) for chunk in chunks)
+                assert may_retry or not any(isinstance(chunk, Retrying) for chunk in chunks)
         finally:
             await backend.aclose()
     return [request.body for request in server.requests]
@@ -193,3 +195,11 @@ async def test_a_profile_is_used() -> None:
     (body,) = await bodies_of([say("a")], profile=profile)
     assert body["parallel_tool_calls"] is False
     assert "stream_options" not in body
+
+
+async def test_a_server_that_streams_nothing_is_asked_for_all_at_once() -> None:
+    message = {"choices": [{"message": {"content": "whole"}, "finish_reason": "stop"}]}
+    whole = Answer(parts=(json.dumps(message).encode(),), content_type="application/json")
+    first, second = await bodies_of([send(), whole], may_retry=True)
+    assert (first["stream"], second["stream"]) == (True, False)
+    assert "stream_options" not in second

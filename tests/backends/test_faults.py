@@ -408,6 +408,15 @@ async def test_a_damaged_event_or_two_are_skipped(num_damaged: int) -> None:
     assert retries(chunks) == []
 
 
+async def test_a_stream_that_ends_empty_is_asked_for_its_reason() -> None:
+    """llama-cpp-python begins the stream before it looks at the prompt's length."""
+    said = "Requested tokens (5192) exceed context window of 4096"
+    async with FaultServer(respond(), refuse(400, said)) as server:
+        error = await failure_of(server.url)
+        assert server.num_connections == 2
+    assert isinstance(error, ContextOverflow)
+
+
 # Limits
 
 

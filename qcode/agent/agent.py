@@ -89,7 +89,11 @@ class Agent:
 
     def compact(self) -> AsyncGenerator[Event, None]:
         """A turn that only shortens the conversation."""
-        return self._events("", CompactNow())
+        return self.play(CompactNow())
+
+    def play(self, strategy: TurnStrategy) -> AsyncGenerator[Event, None]:
+        """A turn without a prompt, in which `strategy` does what it does."""
+        return self._events("", strategy)
 
     def context_use(self) -> ContextUse:
         """What the next request would hold. Blocks."""

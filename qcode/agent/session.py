@@ -6,12 +6,22 @@ from the newest entry (the head) back to the root.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from qcode.protocol.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from qcode.protocol.backends import ChatRequest
+from qcode.protocol.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.tools import ToolSpec
 
 INTERRUPTED = "Interrupted: the outcome of this call is unknown. Check before doing it again."
 
@@ -66,7 +76,24 @@ class DecisionEntry:
     type: Literal["decision"] = "decision"
 
 
-Entry = MessageEntry | CompactionEntry | OutputsDroppedEntry | DecisionEntry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEntry:
+    """What the model was asked when the next answer came: with it a session can be run again.
+
+    `system` and `tools` are None where they are those of the request entry before. `messages` is
+    the digest of the conversation that was sent (`conversation_digest`)."""
+
+    id: str
+    parent_id: str | None
+    model: str
+    system: str | None
+    tools: tuple[ToolSpec, ...] | None
+    sampling: SamplingParams
+    messages: str
+    type: Literal["request"] = "request"
+
+
+Entry = MessageEntry | CompactionEntry | OutputsDroppedEntry | DecisionEntry | RequestEntry
 
 
 class EntryLog(Protocol):
@@ -92,6 +119,7 @@ class Session:
         self._entries: list[Entry] = list(entries)
         self._by_id = {entry.id: position for position, entry in enumerate(self._entries)}
         self._log = log
+        self._asked: tuple[str, tuple[ToolSpec, ...]] | None = None
         self._head: str | None = self._entries[-1].id if self._entries else None
 
     @property
@@ -112,6 +140,23 @@ class Session:
 
     def add(self, message: Message) -> None:
         self.append(MessageEntry(id=new_entry_id(), parent_id=self._head, message=message))
+
+    def add_request(self, request: ChatRequest, model: str) -> None:
+        """Records what is about to be asked."""
+        system, tools = request.system, request.tools
+        same = (system, tools) == self._asked
+        self._asked = (system, tools)
+        self.append(
+            RequestEntry(
+                id=new_entry_id(),
+                parent_id=self._head,
+                model=model,
+                system=None if same else system,
+                tools=None if same else tools,
+                sampling=request.sampling,
+                messages=conversation_digest(request.messages),
+            )
+        )
 
     def sync(self) -> None:
         """Returns when everything appended so far survives a crash."""
@@ -186,6 +231,31 @@ def replay(branch: Sequence[Entry]) -> tuple[MessageEntry, ...]:
                 dropped = frozenset(entry.entry_ids)
                 shown = [_without_output(m) if m.id in dropped else m for m in shown]
     return tuple(shown)
+
+
+def conversation_digest(messages: Sequence[Message]) -> str:
+    """Of everything in the messages that a model reads."""
+    digest = hashlib.sha256()
+    for message in messages:
+        for part in _read_parts(message):
+            digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def _read_parts(message: Message) -> Iterator[str]:
+    yield message.role
+    match message:
+        case AssistantMessage():
+            for block in message.blocks:
+                yield block.type
+                if isinstance(block, ToolCall):
+                    yield from (block.name, block.arguments)
+                else:
+                    yield block.text
+        case ToolMessage():
+            yield from (message.name, message.content)
+        case UserMessage():
+            yield message.content
 
 
 def dropped_output(message: ToolMessage) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,6 +141,9 @@ class TurnContext:
         self.emit(StepStarted(step=self.budget.num_steps))
         partial = PartialAnswer(self.backend.model.name)
         self.partial = partial if show else None
+        if show:
+            request = self._repeatable(request)
+            self.session.add_request(request, self.backend.model.name)
         async with aclosing(self.backend.stream(request)) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, Completed):
@@ -157,6 +161,12 @@ class TurnContext:
                     self.partial = None
                     return Completed(message=partial.message("error"))
         raise InvalidResponse("The model's answer broke off without an end.")
+
+    def _repeatable(self, request: ChatRequest) -> ChatRequest:
+        """With the bundled engine every answer can be had again: it gets a seed that is known."""
+        if not self.backend.model.local or request.sampling.seed is not None:
+            return request
+        return replace(request, sampling=replace(request.sampling, seed=secrets.randbits(31)))
 
     async def run_calls(
         self,

@@ -44,6 +44,7 @@ COMMANDS = {
     "demo": ("qcode.cli.demo", "Watch qcode fix a failing test in a small sample project."),
     "model": ("qcode.cli.models", "List, fetch, run, score and quantize models."),
     "session": ("qcode.cli.sessions", "List, show and remove stored conversations."),
+    "replay": ("qcode.cli.replay", "Run a stored session again; report the first difference."),
     "settings": ("qcode.cli.settings", "Show every setting, its value and where that comes from."),
     "doctor": ("qcode.cli.doctor", "Check this machine, and say how to mend what is missing."),
 }

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from qcode.engine.checkpoint.checkpoint import Checkpoint
 from qcode.engine.model_config import LinearAttentionConfig, ModelConfig
-from qcode.engine.models.qwen3 import Qwen3
-from qcode.engine.models.qwen3_next import Qwen3Next
+from qcode.engine.models.loading import network_class
 from qcode.engine.quantization.weight_format import DenseWeight, Weight
 
 _GROUPED = "in_proj_qkvz"
@@ -36,7 +35,7 @@ class NetworkTensor:
 def network_tensors(checkpoint: Checkpoint) -> list[NetworkTensor]:
     """In the order the network asks for them. Reads nothing."""
     noting = _NotingCheckpoint(checkpoint)
-    network = Qwen3Next if checkpoint.config.architecture == "qwen3_next" else Qwen3
+    network = network_class(checkpoint.config)
     network(noting, dtype=torch.float32, device=torch.device("cpu"))
     return list(noting.tensors.values())
 

@@ -62,7 +62,7 @@ def load_model(
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
     with ThreadPoolExecutor(1) as side:
         tokenizer = side.submit(load_tokenizer, checkpoint)
-        network = Qwen3Next if checkpoint.config.architecture == "qwen3_next" else Qwen3
+        network = network_class(checkpoint.config)
         model = network(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
     return LoadedModel(
         model=model,
@@ -71,6 +71,11 @@ def load_model(
         chat_template=read_chat_template(checkpoint),
         check_files=checkpoint.check_files,
     )
+
+
+def network_class(config: ModelConfig) -> type[Qwen3 | Qwen3Next]:
+    """The network that can hold a checkpoint with this config."""
+    return Qwen3Next if config.architecture == "qwen3_next" else Qwen3
 
 
 def load_tokenizer(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> Tokenizer:

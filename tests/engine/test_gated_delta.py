@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import DeltaState
 from qcode.engine.layers.gated_delta import (
+    PIECE_SIZE,
     cached_gated_delta,
     chunked_gated_delta,
     recurrent_gated_delta,
@@ -35,6 +40,7 @@ def token_inputs(
     return q, k, v, g, normal(count, VALUE_HEADS).sigmoid()
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=3),
     fastest_decay=st.sampled_from([0.0, 0.1, 2.0, 50.0, 1e4]),
@@ -74,24 +80,28 @@ def empty_state() -> DeltaState:
     )
 
 
-def step(tokens: list[tuple[Tensor, ...]], slots: list[int], cache: DeltaState) -> list[Tensor]:
-    """One step of several sequences; of each its qkv, g and beta."""
-    counts = [len(part[0]) for part in tokens]
-    starts = torch.tensor([0, *counts]).cumsum(0).int()
+def step_inputs(counts: list[int], slots: list[int]) -> AttentionInputs:
     unused = torch.zeros(0, dtype=torch.int64)
-    inputs = AttentionInputs(
+    return AttentionInputs(
         positions=unused,
         slots=unused,
-        query_starts=starts,
+        query_starts=torch.tensor([0, *counts]).cumsum(0).int(),
         context_lens=unused,
         block_tables=unused,
         state_slots=torch.tensor(slots),
     )
+
+
+def step(tokens: list[tuple[Tensor, ...]], slots: list[int], cache: DeltaState) -> list[Tensor]:
+    """One step of several sequences; of each its qkv, g and beta."""
+    counts = [len(part[0]) for part in tokens]
     qkv, g, beta = (torch.cat(parts) for parts in zip(*tokens, strict=True))
     weight = torch.linspace(-1, 1, CHANNELS * KERNEL_SIZE).view(CHANNELS, KERNEL_SIZE)
+    inputs = step_inputs(counts, slots)
     return list(cached_gated_delta(qkv, g, beta, weight, cache, inputs).split(counts))
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4),
     steps=st.lists(st.integers(1, 70), min_size=1, max_size=4),
@@ -130,3 +140,53 @@ def test_batches_equal_sequences_alone(lengths: list[int], steps: list[int], see
     others = [slot for slot in range(NUM_SLOTS) if slot not in slots]
     assert not batched.conv[others].any()
     assert not batched.recurrent[others].any()
+
+
+class LargestResult(TorchDispatchMode):
+    """Notes how many values the largest tensor has that is made, not viewed, meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_values = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result._base is None:
+            self.num_values = max(self.num_values, result.numel())
+        return result
+
+
+def test_a_long_step_needs_no_more_besides_than_a_short_one() -> None:
+    """But for its output, which is the largest tensor."""
+    count = 32 * PIECE_SIZE
+    *_, g, beta = token_inputs(count, 1.0, torch.Generator().manual_seed(0))
+    sequence = torch.randn(count, CHANNELS), g.float(), beta.float()
+    largest = LargestResult()
+    inputs = step_inputs([count], [0])
+    weight = torch.ones(CHANNELS, KERNEL_SIZE)
+    with largest:
+        cached_gated_delta(*sequence, weight, empty_state(), inputs)
+    assert largest.num_values == count * VALUE_HEADS * VALUE_DIM
+
+
+def test_a_lone_sequence_is_decoded_where_its_state_lies() -> None:
+    """Copying the state out and back would take as long as computing."""
+    key_dim = value_dim = 64
+    cache = DeltaState(
+        conv=torch.zeros(2, 3 * key_dim, KERNEL_SIZE - 1),
+        recurrent=torch.zeros(2, 1, key_dim, value_dim),
+    )
+    largest = LargestResult()
+    qkv, g, weight = torch.randn(1, 3 * key_dim), torch.zeros(1, 1), torch.ones(1, KERNEL_SIZE)
+    inputs = step_inputs([1], [1])
+    with largest:
+        cached_gated_delta(qkv, g, torch.ones(1, 1), weight, cache, inputs)
+    assert cache.recurrent[1].any()
+    assert not cache.recurrent[0].any()
+    assert largest.num_values < key_dim * value_dim

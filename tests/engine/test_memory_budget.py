@@ -9,7 +9,13 @@ import torch
 from random_checkpoint import FAMILIES, Family, random_config
 
 from qcode.engine.checkpoint.config import config_from_json
-from qcode.engine.memory.budget import MemoryBudget, budget, kv_bytes_per_token, state_bytes
+from qcode.engine.memory.budget import (
+    MemoryBudget,
+    budget,
+    kv_bytes_per_token,
+    scratch_bytes,
+    state_bytes,
+)
 from qcode.engine.memory.context_window import with_context_window
 from qcode.engine.memory.kv_cache import KVCache, KVCachePlan, plan_kv_cache
 from qcode.engine.model_config import LinearAttentionConfig, ModelConfig
@@ -60,6 +66,15 @@ def test_the_recurrent_state_of_a_published_model() -> None:
     assert recurrent == 72 * MIB
     assert state_bytes(CODER_NEXT) == recurrent + conv
     assert state_bytes(CODER_30B) == 0
+
+
+def test_a_step_of_linear_attention_is_budgeted_by_its_own_widths() -> None:
+    """For 512 tokens of Qwen3-Coder-Next: what is projected, put in order, normed and gated."""
+    per_token = 2 * (8192 + 4096) + 3 * 4096
+    full = 2 * (CODER_NEXT.num_attention_heads + 2 * 2) * 256
+    without = replace(CODER_NEXT, linear_attention=None)
+    more = scratch_bytes(CODER_NEXT) - scratch_bytes(without)
+    assert more == 4 * 512 * (per_token - full)
 
 
 def test_a_million_tokens_of_the_30b_on_one_machine() -> None:

@@ -23,6 +23,10 @@ from qcode.engine.layers.cache import DeltaState
 CHUNK_SIZE = 64
 """Tokens whose effects on one another are worked out by matrix products, not one by one."""
 
+PIECE_SIZE = 2 * CHUNK_SIZE
+"""A long prompt goes through the layer in pieces of this many tokens: what a piece needs besides,
+about ten times its queries, keys and values, stays small however many tokens a step has."""
+
 _UNIT_EPS = 1e-6
 
 
@@ -49,10 +53,11 @@ def cached_gated_delta(
         if stop - start == 1:
             single.append(b)
             continue
-        rows = slice(start, stop)
-        mixed = _convolve(qkv[rows], conv_weight, cache.conv[slots[b]])
-        q, k, v = _split_heads(mixed, cache.recurrent)
-        output[rows] = chunked_gated_delta(q, k, v, g[rows], beta[rows], cache.recurrent[slots[b]])
+        conv, state = cache.conv[slots[b]], cache.recurrent[slots[b]]
+        for first in range(start, stop, PIECE_SIZE):
+            rows = slice(first, min(first + PIECE_SIZE, stop))
+            q, k, v = _split_heads(_convolve(qkv[rows], conv_weight, conv), state)
+            output[rows] = chunked_gated_delta(q, k, v, g[rows], beta[rows], state)
     if single:
         decoding = torch.tensor(single, device=qkv.device)
         at = inputs.query_starts[decoding].long()
@@ -66,13 +71,18 @@ def _decode(
     qkv: Tensor, g: Tensor, beta: Tensor, conv_weight: Tensor, cache: DeltaState, slots: Tensor
 ) -> Tensor:
     """One token of each sequence: qkv [B, C], slots [B] -> [B, Hv, dv]."""
-    window = torch.cat((cache.conv[slots], qkv.unsqueeze(-1)), dim=-1)  # [B, C, kernel size]
-    cache.conv[slots] = window[..., 1:]
+    rows: slice | Tensor = slots
+    if len(slots) == 1 and slots.device.type == "cpu":
+        # A view of the one state: copying it out and back takes as long as the arithmetic.
+        rows = slice(int(slots), int(slots) + 1)
+    window = torch.cat((cache.conv[rows], qkv.unsqueeze(-1)), dim=-1)  # [B, C, kernel size]
+    cache.conv[rows] = window[..., 1:]
     mixed = functional.silu((window.float() * conv_weight).sum(-1))
     q, k, v = _split_heads(mixed, cache.recurrent)
-    state = cache.recurrent[slots]
+    state = cache.recurrent[rows]
     output = recurrent_gated_delta(q, k, v, g, beta, state)
-    cache.recurrent[slots] = state
+    if isinstance(rows, Tensor):
+        cache.recurrent[rows] = state
     return output
 
 

@@ -22,7 +22,8 @@ _VALUE_BYTES: dict[KVDtype, int] = {
 _SCALE_BYTES = 4
 _ACTIVATION_BYTES = 4
 _ATTENTION_SCRATCH_BYTES = 64 * 2**20
-"""Scores and partial results of attention, and what else a step needs whatever its size."""
+"""Scores and partial results of attention of either kind, and what else a step needs whatever its
+size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +102,18 @@ def scratch_bytes(config: ModelConfig) -> int:
     """Activations of the longest prefill chunk and logits of the most sequences, by default
     options: a layer holds about its input, its projections and its gated products at once."""
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    attention = 2 * heads * config.head_dim
+    if config.linear_attention:
+        linear = config.linear_attention
+        values = linear.num_value_heads * linear.value_head_dim
+        # Queries, keys, values and gates as projected and in order; output, normed and gated.
+        attention = max(attention, 2 * (linear.conv_dim + values) + 3 * values)
     wide = config.intermediate_size
     if config.experts:
         experts = config.experts
         per_token = experts.num_experts_per_token * experts.intermediate_size
         wide = max(wide, per_token + experts.shared_intermediate_size)
     chunk, rows = EngineOptions().max_chunk_tokens, EngineOptions().max_sequences
-    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * wide
+    widths = 4 * config.hidden_size + attention + 3 * wide
     activations = chunk * widths + 2 * rows * config.vocab_size
     return _ACTIVATION_BYTES * activations + _ATTENTION_SCRATCH_BYTES

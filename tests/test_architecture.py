@@ -24,7 +24,8 @@ HEAVY = {"torch", "httpx", "pydantic", "numpy", "safetensors", "llguidance", "ti
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules, and all of qcode's, that a fresh interpreter has loaded."""
-    script = f"import sys\n{statement}\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    loaded = "(name for name, module in sys.modules.items() if module is not None)"
+    script = f"import sys\n{statement}\nprint('\\n'.join({loaded}), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )

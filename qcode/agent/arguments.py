@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import json_repair
 from pydantic import ValidationError
 
 from qcode.protocol.errors import QcodeError
@@ -59,6 +58,8 @@ def _parse(name: str, text: str) -> tuple[Any, str]:
                 f"Not run: the JSON arguments of {name} are incomplete ({reason}); the answer "
                 "was probably cut off. Send the whole call again, with less text if it was long."
             ) from None
+        import json_repair  # late: slow to load and rarely needed
+
         value = json_repair.loads(text)
         if not isinstance(value, dict) or not value:
             raise ArgumentError(

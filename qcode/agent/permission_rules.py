@@ -13,11 +13,13 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from qcode.protocol.errors import SettingsError
 from qcode.protocol.permissions import Access, PermissionRequest, SimpleCommand
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 _GROUPS: dict[str, Access] = {
     "Edit": Access.EDIT,
@@ -126,6 +128,8 @@ def _path_rule(source: str, tool: str, pattern: str) -> Rule:
     if pattern.count("[") != pattern.count("]"):
         raise _malformed(source, "a bracket is not closed")
     try:
+        from pathspec import GitIgnoreSpec  # late: slow to load, and few rules are about paths
+
         paths = GitIgnoreSpec.from_lines([pattern])
     except ValueError as error:
         raise _malformed(source, str(error)) from error

@@ -11,8 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pathspec import GitIgnoreSpec
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 MAX_FILES = 200_000
 _IGNORE_FILES = (".gitignore", ".ignore", ".qcodeignore")
@@ -68,6 +70,8 @@ class IgnoreRules:
 
 def _spec(lines: Sequence[str]) -> GitIgnoreSpec:
     """Lines that are no patterns are left out, as git does."""
+    from pathspec import GitIgnoreSpec  # late: slow to load, and many a session walks no folder
+
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError:

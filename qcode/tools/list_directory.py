@@ -6,7 +6,6 @@ import asyncio
 import os
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
 from pydantic import BaseModel, Field
 
 from qcode.protocol.errors import ToolError
@@ -60,6 +59,8 @@ class ListDirectory:
         rules = None
         if params.respect_git_ignore and self._workspace.contains(path):
             rules = IgnoreRules.down_to(self._workspace.root, path)
+        from pathspec import GitIgnoreSpec  # late, as in file_walk
+
         unwanted = GitIgnoreSpec.from_lines(params.ignore)
         try:
             with os.scandir(path) as scan:

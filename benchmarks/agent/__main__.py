@@ -19,7 +19,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     print(
         ROW.format(
-            "project", "kind", "tests", "hidden", "seconds", "requests", "in", "out", "failure"
+            "project", "kind", "tests", "hidden", "seconds", "turns", "in", "out", "failure"
         )
     )
     results = []

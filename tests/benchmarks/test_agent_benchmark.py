@@ -12,7 +12,7 @@ from benchmarks.agent.tasks import Task, load_tasks
 
 def test_there_are_enough_different_projects() -> None:
     tasks = load_tasks()
-    assert len(tasks) >= 12
+    assert len(tasks) >= 20
     assert len({task.kind for task in tasks}) == len(tasks)
     for task in tasks:
         assert any(task.project.rglob("*test*"))

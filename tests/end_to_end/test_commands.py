@@ -100,6 +100,7 @@ def test_what_the_command_line_does_not_take(qcode: Qcode, arguments: list[str],
 def at_terminal(qcode: Qcode, *keys: tuple[str, str]) -> tuple[str, int]:
     """Runs an edit at a terminal, where each text awaited is answered with keys: what was shown,
     and the exit code."""
+    (qcode.project / "test_adding.py").unlink()  # tests to run would be a second question
     script = qcode.script({"calls": [READ]}, {"calls": [EDIT]}, {"text": "Over."})
     process = PtyProcess.spawn(
         [sys.executable, "-m", "qcode", "run", "do", f"--model={script}"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from qcode.sandbox.workspace import TextFile, Workspace
 from qcode.tools.file_access import file_request, shown_path
 from qcode.tools.file_records import FileRecords
 from qcode.tools.text_edit import Edit as TextEdit
-from qcode.tools.text_edit import numbered_lines, replace_text, split_lines
-from qcode.tools.write_file import read_if_there, resolve_for_writing
+from qcode.tools.text_edit import replace_text
+from qcode.tools.text_lines import numbered_lines, split_lines
+from qcode.tools.write_file import read_if_there, resolve_for_writing, syntax_note
 
 _CONTEXT_LINES = 2
 _MAX_SHOWN_LINES = 40
@@ -69,7 +71,7 @@ class Edit:
         )
         self._records.remember(planned.path, stamp)
         return ToolResult(
-            content=_report(planned),
+            content=_report(planned) + await asyncio.to_thread(_syntax_note, planned),
             display=_display(planned),
             changed_files=(str(planned.path),),
         )
@@ -88,8 +90,12 @@ class Edit:
         if not params.old_string:
             raise ToolError(f"{name} exists; give the text to replace in old_string")
         self._records.require(path, old.stamp, name)
-        edit = replace_text(
-            old.text, params.old_string, params.new_string, replace_all=params.replace_all
+        edit = await asyncio.to_thread(  # looking for what is most like it can take a second
+            replace_text,
+            old.text,
+            params.old_string,
+            params.new_string,
+            replace_all=params.replace_all,
         )
         return _Planned(path, name, old, edit)
 
@@ -107,7 +113,13 @@ def _report(planned: _Planned) -> str:
     if planned.old is None:
         return f"Created {planned.name} ({edit.last_line} lines)."
     times = f" in {edit.replacements} places; the first" if edit.replacements > 1 else ""
-    last = min(edit.last_line + _CONTEXT_LINES, edit.first_line + _MAX_SHOWN_LINES)
-    shown = numbered_lines(edit.text, edit.first_line - _CONTEXT_LINES, last)
+    last = min(edit.last_line, edit.first_line + _MAX_SHOWN_LINES)
+    shown = numbered_lines(edit.text, edit.first_line - _CONTEXT_LINES, last + _CONTEXT_LINES)
+    if last < edit.last_line:
+        shown += f"\n[{edit.last_line - last} more changed lines]"
     note = f"\nNote: {edit.note}." if edit.note else ""
     return f"Edited {planned.name}{times}. It now reads:\n{shown}{note}"
+
+
+def _syntax_note(planned: _Planned) -> str:
+    return syntax_note(planned.name, planned.old, planned.edit.text)

@@ -16,7 +16,7 @@ from qcode.tools.file_access import is_secret_file, read_request, shown_path
 from qcode.tools.file_records import FileRecords
 from qcode.tools.file_walk import walk_files
 from qcode.tools.output_limit import limit_line
-from qcode.tools.text_edit import split_lines
+from qcode.tools.text_lines import split_lines
 
 MAX_LINES = 2000
 MAX_BYTES = 256 * 1024

@@ -13,7 +13,8 @@ from qcode.protocol.tools import ToolContext, ToolResult
 from qcode.sandbox.workspace import TextFile, Workspace
 from qcode.tools.file_access import file_request, shown_path
 from qcode.tools.file_records import FileRecords
-from qcode.tools.text_edit import newline_style, split_lines, with_newlines
+from qcode.tools.syntax_check import broken_syntax
+from qcode.tools.text_lines import newline_style, split_lines, with_newlines
 
 
 class WriteFileParams(BaseModel):
@@ -63,7 +64,8 @@ class WriteFile:
         self._records.remember(path, stamp)
         done = "Created" if old is None else "Wrote"
         return ToolResult(
-            content=f"{done} {name} ({len(split_lines(text))} lines).",
+            content=f"{done} {name} ({len(split_lines(text))} lines)."
+            + await asyncio.to_thread(syntax_note, name, old, text),
             display=DiffDisplay(path=name, old_text=old.text if old else None, new_text=text),
             changed_files=(str(path),),
         )
@@ -79,6 +81,16 @@ def resolve_for_writing(workspace: Workspace, path: str) -> Path:
 
 async def read_if_there(workspace: Workspace, path: Path) -> TextFile | None:
     return await workspace.read(path) if await asyncio.to_thread(path.exists) else None
+
+
+def syntax_note(name: str, old: TextFile | None, text: str) -> str:
+    """What is added to the result of a write that broke the file's syntax. It never prevents one:
+    a change may take several steps."""
+    fault = broken_syntax(name, old.text if old else "", text)
+    if fault is None:
+        return ""
+    before = "; before this change it did" if old else ""
+    return f"\nNote: {name} does not parse now{before}: {fault}."
 
 
 def _as_before(content: str, old: TextFile | None) -> str:

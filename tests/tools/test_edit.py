@@ -115,3 +115,32 @@ async def test_bytes_outside_the_edit_are_copied(project: Project) -> None:
     await project.run(reader, file_path="latin")
     await project.run(edit, file_path="latin", old_string="= 2", new_string="= é")
     assert (project.root / "latin").read_bytes() == data.replace(b"= 2", b"= \xe9")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("final", [b"", b"END"])
+async def test_only_the_changed_bytes_change(
+    project: Project, mark: bytes, newline: bytes, final: bytes
+) -> None:
+    data = mark + newline.join([b"\tone", b"  two \xc3\xa9\xe2\x80\x94", b"", b"three"])
+    data += newline.join([b"", final])
+    project.write("a.txt", data)
+    reader, edit = (
+        ReadFile(project.workspace, project.records),
+        Edit(project.workspace, project.records),
+    )
+    await project.run(reader, file_path="a.txt")
+    await project.run(edit, file_path="a.txt", old_string="one\n  two é-", new_string="1\n  two é-")
+    assert (project.root / "a.txt").read_bytes() == data.replace(b"one", b"1")
+    await project.run(edit, file_path="a.txt", old_string="\n\nthree", new_string="\nx\nthree")
+    assert (project.root / "a.txt").read_bytes() == data.replace(b"one", b"1").replace(
+        newline * 2, newline + b"x" + newline
+    )
+
+
+async def test_a_long_change_is_shown_in_part(project: Project, edit: Edit) -> None:
+    new = "\n".join(f"x{n}" for n in range(100))
+    result = await project.run(edit, file_path="a.py", old_string="    return 2", new_string=new)
+    assert "\n    44\tx40\n" in result.content
+    assert "more changed lines]" in result.content

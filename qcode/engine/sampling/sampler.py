@@ -197,31 +197,26 @@ def _mix64(value: int) -> int:
 
 
 def _draw(row: Tensor, sampling: ResolvedSampling, position: int) -> int:
-    """Invert the cumulative distribution of the tokens sorted by probability. Only as many are
-    sorted as the draw needs, since a whole vocabulary takes longer to sort than to compute."""
+    """Invert the cumulative distribution of the tokens that are left. Only as many are sorted as
+    that needs, since a whole vocabulary takes longer to sort than to compute."""
     draw = uniform(sampling.seed, position)
     num_tokens = row.shape[-1]
     if 0 < sampling.top_k < num_tokens:
         best, ids = torch.topk(row, sampling.top_k)
         probabilities = torch.softmax(best.double() / sampling.temperature, dim=-1)
         return int(ids[_index_at(probabilities, sampling, draw)])
-    scaled = row.double() / sampling.temperature
-    total = torch.logsumexp(scaled, dim=-1)
-    best, ids = torch.topk(scaled, min(FIRST_CANDIDATES, num_tokens))
-    probabilities = torch.exp(best - total)
-    if not _holds_head(probabilities, sampling, draw):
-        best, ids = torch.sort(scaled, descending=True)
-        probabilities = torch.exp(best - total)
-    return int(ids[_index_at(probabilities, sampling, draw)])
-
-
-def _holds_head(probabilities: Tensor, sampling: ResolvedSampling, draw: float) -> bool:
-    """Whether these most likely tokens (sorted, descending) are enough for `_index_at`."""
-    if float(probabilities[-1]) < sampling.min_p * float(probabilities[0]):
-        return True
-    if sampling.top_p < 1.0:
-        return float(probabilities.sum()) > sampling.top_p
-    return sampling.min_p == 0.0 and float(probabilities.sum()) > draw
+    probabilities = torch.softmax(row.double() / sampling.temperature, dim=-1)
+    least = sampling.min_p * float(probabilities.max())
+    if sampling.top_p == 1.0:
+        # Who is left is known without an order, and a draw may be taken in any.
+        cumulative = torch.cumsum(probabilities.masked_fill_(probabilities < least, 0.0), dim=-1)
+        return _place(cumulative, draw * float(cumulative[-1]))
+    best, ids = torch.topk(probabilities, min(FIRST_CANDIDATES, num_tokens))
+    if float(best[-1]) >= least and float(best.sum()) <= sampling.top_p:
+        kept = torch.nonzero(probabilities >= least).squeeze(-1)
+        best, order = torch.sort(probabilities[kept], descending=True)
+        ids = kept[order]
+    return int(ids[_index_at(best, sampling, draw)])
 
 
 def _index_at(probabilities: Tensor, sampling: ResolvedSampling, draw: float) -> int:
@@ -238,8 +233,12 @@ def _index_at(probabilities: Tensor, sampling: ResolvedSampling, draw: float) ->
     if sampling.top_p < 1.0 or sampling.min_p > 0.0:
         cumulative = cumulative[:size]
         draw *= float(cumulative[-1])
-    index = int(torch.searchsorted(cumulative, draw, right=True))
-    return min(index, len(cumulative) - 1)
+    return _place(cumulative, draw)
+
+
+def _place(cumulative: Tensor, draw: float) -> int:
+    """The first place at which a cumulative distribution exceeds `draw`."""
+    return min(int(torch.searchsorted(cumulative, draw, right=True)), len(cumulative) - 1)
 
 
 def _choice(token: int, logprobs: Tensor | None, num_top: int) -> Choice:

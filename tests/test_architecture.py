@@ -19,7 +19,18 @@ MAX_LINES = 450
 CAPPED = ("agent/turn.py", "agent/agent.py", "frontends/repl/app.py", "cli/app.py")
 CAP = 300
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "core", "misc"}
-HEAVY = {"torch", "httpx", "pydantic", "numpy", "safetensors", "llguidance", "tiktoken"}
+HEAVY = {
+    "torch", "httpx", "pydantic", "numpy", "safetensors", "llguidance", "tiktoken", "jsonschema",
+}  # fmt: skip
+    "torch",
+    "httpx",
+    "pydantic",
+    "numpy",
+    "safetensors",
+    "llguidance",
+    "tiktoken",
+    "jsonschema",
+}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 
@@ -127,6 +128,25 @@ def test_a_person_at_the_terminal_is_asked(qcode: Qcode, typed: str, content: st
     assert "-    return a - b" in shown
     assert "+    return a + b" in shown
     assert (qcode.project / "adding.py").read_text() == content
+
+
+def test_a_run_in_the_background_of_a_terminal_does_not_ask(qcode: Qcode) -> None:
+    """Its question could be read but not answered: the attempt would stop the process."""
+    script = qcode.script({"calls": [READ]}, {"calls": [EDIT]}, {"text": "Over."})
+    command = f"{sys.executable} -m qcode run do --model={script} & wait $!; echo code $?"
+    process = PtyProcess.spawn(
+        ["bash", "--norc", "-m", "-c", command],
+        cwd=str(qcode.project),
+        env={**qcode.environment, "TERM": "xterm"},
+    )
+    shown = ""
+    with contextlib.suppress(EOFError):
+        while True:
+            shown += process.read(4096).decode()
+    process.wait()
+    assert "code 0" in shown
+    assert "not allowed: Edit adding.py" in shown
+    assert "Allow?" not in shown
 
 
 def test_an_interrupt_at_the_question_ends_the_run(qcode: Qcode) -> None:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qcode.agent.answer import HARNESS
-from qcode.agent.repair.discovery import discover_runners
-from qcode.agent.repair.goal import RepairGoal
-from qcode.agent.repair.project_files import ProjectFiles
-from qcode.agent.repair.runners import TestRunner, runner_of
 from qcode.agent.resampling import Resampling
 from qcode.agent.turn import ToolLoop, TurnContext, TurnOutcome, TurnStrategy
-from qcode.agent.turn_work import SHELL_TOOL, PlainRun
+from qcode.agent.turn_work import SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import CompletionCheck
 from qcode.protocol.messages import AssistantMessage, ToolCall, UserMessage
 from qcode.protocol.tools import ToolResult
+
+if TYPE_CHECKING:
+    from qcode.agent.project_tests import TestCommand
+    from qcode.agent.repair.goal import RepairGoal
 
 TIME_LIMIT_S = 300
 MAX_ATTEMPTS = 2
@@ -34,43 +35,6 @@ _INTRODUCTION = (
     "Before this counts as done, the project's tests are run with the command below. If a failure "
     "comes from your change, mend it. If it does not, leave it and say so."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestCommand:
-    """`named`: the prompt itself asked for this to pass."""
-
-    __test__ = False  # not a test class, whatever its name begins with
-
-    line: str
-    runner: TestRunner
-    named: bool
-    test: str | None = None
-
-    def is_run_by(self, run: PlainRun) -> bool:
-        """Has the model run the same, or more of it?"""
-        if run.command == self.line:
-            return True
-        if self.runner.kind == "other":
-            return run.command.startswith(f"{self.runner.suite} ")
-        other = runner_of(run.command)
-        if other.kind != self.runner.kind:
-            return False
-        return not self.named or other.selects or (self.test or "\0") in run.command
-
-
-def find_test_command(root: Path, goal: RepairGoal | None) -> TestCommand | None:
-    """None where the prompt names nothing and the project has no evident tests. Blocks."""
-    if goal is not None and goal.command is not None:
-        return TestCommand(line=goal.command, runner=runner_of(goal.command), named=True)
-    project = ProjectFiles(root)
-    runner = next(iter(discover_runners(project)), None)
-    if runner is None:
-        return None
-    if goal is None or goal.test is None:
-        return TestCommand(line=runner.suite, runner=runner, named=False)
-    line = runner.named(goal.test, project.paths())
-    return TestCommand(line=line, runner=runner, named=True, test=goal.test)
 
 
 class Tested:
@@ -107,6 +71,8 @@ class Tested:
 
     async def _command(self, turn: TurnContext) -> TestCommand | None:
         """Only where there is something to test: files were changed, or a test was to pass."""
+        from qcode.agent.project_tests import find_test_command  # late: few turns come to this
+
         command = None
         if turn.work.has_changed_files or self._goal is not None:
             command = await asyncio.to_thread(find_test_command, self._root, self._goal)

@@ -10,9 +10,7 @@ from typing import Literal
 from qcode.agent.completion_tests import Tested
 from qcode.agent.named_files import ReadNamedFiles
 from qcode.agent.profile import Profile
-from qcode.agent.repair import repair_strategy
 from qcode.agent.repair.goal import find_goal
-from qcode.agent.repair.repair import RepairStrategy
 from qcode.agent.turn import ToolLoop, TurnStrategy
 from qcode.protocol.backends import ModelInfo
 
@@ -42,6 +40,10 @@ class Leading:
         if self.own_tools:
             pass
         elif goal is not None and self.repair != "never":
+            # Late: much to load for what most prompts do not ask for.
+            from qcode.agent.repair.choice import repair_strategy
+            from qcode.agent.repair.repair import RepairStrategy
+
             if self.repair == "always":
                 model = replace(model, strength="small")
             led = repair_strategy(goal, model=model, root=root, verify=self.verify)

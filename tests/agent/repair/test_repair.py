@@ -12,7 +12,7 @@ import pytest
 
 from qcode.agent.agent import Agent
 from qcode.agent.permissions import PermissionPolicy
-from qcode.agent.repair import repair_strategy
+from qcode.agent.repair.choice import repair_strategy
 from qcode.agent.repair.goal import find_goal
 from qcode.agent.repair.repair import RepairBudget
 from qcode.agent.session import Session

@@ -17,6 +17,7 @@ from qcode.agent.large_results import ResultLimit, max_content_chars
 from qcode.agent.limits import Budget, TurnLimits
 from qcode.agent.permission_gate import PermissionGate
 from qcode.agent.recent_files import READ_TOOL, files_to_read_again, reading
+from qcode.agent.resampling import hotter
 from qcode.agent.session import Session
 from qcode.agent.tool_calls import Origin, ToolCallRunner
 from qcode.agent.turn_work import TurnWork
@@ -222,17 +223,15 @@ class ToolLoop:
 
     max_empty_answers: int = 2
     _num_empty: int = field(default=0, init=False)
+    _has_retried: bool = field(default=False, init=False)
 
     async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
         while True:
             turn.add_steering()
             message = await self._ask(turn)
             if message.stop_reason == "error":
-                turn.add(message)
-                raise InvalidResponse(
-                    "The model began to repeat itself without end and was stopped.",
-                    hint="Ask again in other words, or use a stronger model.",
-                )
+                self._after_endless(message, turn)
+                continue
             if not message.tool_calls and not message.text.strip():
                 self._after_empty(turn)
                 continue
@@ -259,6 +258,18 @@ class ToolLoop:
                 turn.add(turn.partial.message("cancelled"))
             raise
         return with_unique_call_ids(completed.message, request.messages)
+
+    def _after_endless(self, message: AssistantMessage, turn: TurnContext) -> None:
+        """The cut answer is dropped and asked for once more, less likely to go the same way."""
+        if self._has_retried:
+            turn.add(message)
+            raise InvalidResponse(
+                "The model began to repeat itself without end and was stopped.",
+                hint="Ask again in other words, or use a stronger model.",
+            )
+        self._has_retried = True
+        turn.sampling = hotter(turn.sampling)
+        turn.emit(Retrying(attempt=1, wait_s=0.0, reason="the model repeated itself without end"))
 
     def _after_empty(self, turn: TurnContext) -> None:
         self._num_empty += 1

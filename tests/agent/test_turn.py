@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from loop_parts import (
     Bench,
+    Script,
     assert_well_formed,
     calls,
     of_type,
@@ -180,14 +181,30 @@ async def test_an_empty_answer_is_asked_about_once() -> None:
     assert isinstance(finished.error, InvalidResponse)
 
 
-async def test_an_endless_answer_is_cut() -> None:
-    bench = Bench([TextDelta(text="Fixed it. " * 10) for _ in range(1_000)])
+ENDLESS: Script = [TextDelta(text="Fixed it. " * 10) for _ in range(1_000)]
+
+
+async def test_an_endless_answer_is_cut_and_asked_for_again_once() -> None:
+    bench = Bench(list(ENDLESS), says("Fixed."))
     events = await play(bench.agent, "go")
     finished = events[-1]
     assert isinstance(finished, TurnFinished)
-    assert isinstance(finished.error, InvalidResponse)
+    assert (finished.reason, finished.text) == ("completed", "Fixed.")
     assert len(of_type(events, TextDelta)) < 50
-    assert bench.model.num_closed == 1
+    assert len(of_type(events, Retrying)) == 1
+    first, second = bench.model.requests
+    assert second.messages == first.messages
+    assert first.sampling.temperature is None
+    assert second.sampling.temperature == 1.0
+    assert bench.model.num_closed == 2
+
+
+async def test_a_second_endless_answer_ends_the_turn() -> None:
+    bench = Bench(list(ENDLESS), list(ENDLESS))
+    finished = (await play(bench.agent, "go"))[-1]
+    assert isinstance(finished, TurnFinished)
+    assert isinstance(finished.error, InvalidResponse)
+    assert len(bench.model.requests) == 2
 
 
 async def test_retrying_voids_the_text_so_far() -> None:

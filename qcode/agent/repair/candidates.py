@@ -12,7 +12,7 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qcode.agent.repair.answers import (
@@ -94,13 +94,17 @@ class CandidateSearch:
         model: ModelInfo,
         ask: Ask,
         on_answer: Callable[[str, Outcome], None] = lambda origin, outcome: None,
+        variation: int | None = None,
     ) -> None:
+        """`variation` is a seed that leads the search another way than without one: its first
+        answers are sampled too."""
         self.outcomes: Counter[Outcome] = Counter()
         self._on_answer = on_answer
         self._prompt = prompt
         self._files = files
         self._test_source = test_source
         self._model = model
+        self._variation = variation
         self._ask = ask
         self._queue: list[tuple[float, int, Attempt]] = []
         self._num_pushed = 0
@@ -176,15 +180,20 @@ class CandidateSearch:
         return ChatRequest(
             system=SYSTEM,
             messages=(UserMessage(content=f"{self._prompt.text}\n{_instruction(attempt)}"),),
-            sampling=SamplingParams(
-                temperature=0.0 if greedy else SAMPLE_TEMPERATURE,
-                top_p=1.0 if greedy else 0.95,
-                repetition_penalty=1.0,
-                seed=attempt.seed,
-                max_tokens=80 + longest // 2,
+            sampling=replace(
+                self._sampling(attempt), repetition_penalty=1.0, max_tokens=80 + longest // 2
             ),
             answer=answer,
         )
+
+    def _sampling(self, attempt: Attempt) -> SamplingParams:
+        if self._variation is not None:
+            seed = self._variation + (0 if attempt.seed is None else attempt.seed + 1)
+        elif attempt.seed is not None:
+            seed = attempt.seed
+        else:
+            return SamplingParams(temperature=0.0, top_p=1.0)
+        return SamplingParams(temperature=SAMPLE_TEMPERATURE, top_p=0.95, seed=seed)
 
     def _read(self, attempt: Attempt, text: str) -> Proposal | None:
         if attempt.form == "search_replace":

@@ -9,6 +9,7 @@ nothing else: it is undone before the next one is tried.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -35,6 +36,7 @@ from qcode.protocol.chunks import Completed
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, TextBlock
+from qcode.protocol.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +224,7 @@ class _Repair:
             model=self._turn.backend.model,
             ask=ask,
             on_answer=on_answer,
+            variation=_variation(self._turn.sampling),
         )
         num_candidates = 0
         async with aclosing(search.candidates()) as found:
@@ -295,6 +298,14 @@ class _Clock:
         self.num_answers += 1
         if self._first_answer is None:
             self._first_answer = time.monotonic()
+
+
+def _variation(sampling: SamplingParams) -> int | None:
+    """Where sampling was asked for, as for all but the first of several attempts, the search goes
+    a way of its own; else the most likely answer comes first."""
+    if not sampling.temperature:
+        return None
+    return secrets.randbits(24) if sampling.seed is None else sampling.seed
 
 
 def _named(proposal: Proposal) -> str:

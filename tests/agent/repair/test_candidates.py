@@ -259,3 +259,20 @@ async def test_the_blocks_of_a_long_function_are_targets_those_of_the_test_first
     assert model.requests[0].answer is not None
     grammar = model.requests[0].answer.grammar or ""
     assert grammar.index('"    if name') < grammar.index('"    for a')
+
+
+async def test_a_varied_search_samples_from_the_first_answer_on() -> None:
+    model = Model(lambda request: answer(COPY))
+    found = CandidateSearch(
+        prompt=prompt("double"),
+        files=FILES,
+        test_source="",
+        model=SMALL,
+        ask=model.ask,
+        variation=100,
+    )
+    assert [candidate async for candidate in found.candidates()] == []
+    seeds = [request.sampling.seed for request in model.requests]
+    assert seeds[0] == 100
+    assert None not in seeds
+    assert all(request.sampling.temperature for request in model.requests)

@@ -22,15 +22,6 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "c
 HEAVY = {
     "torch", "httpx", "pydantic", "numpy", "safetensors", "llguidance", "tiktoken", "jsonschema",
 }  # fmt: skip
-    "torch",
-    "httpx",
-    "pydantic",
-    "numpy",
-    "safetensors",
-    "llguidance",
-    "tiktoken",
-    "jsonschema",
-}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -174,3 +174,16 @@ def test_a_file_cut_while_in_use_is_an_error_and_no_crash(tmp_path: Path) -> Non
     os.truncate(file.path, 64)
     with pytest.raises(CheckpointError, match="cut short"):
         file.raw("t")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        struct.pack("<IQ", BOOL, 5_000_000) + bytes(5_000_000),
+        struct.pack("<IQ", STRING, 5_000_000) + bytes(8 * 5_000_000),
+    ],
+    ids=["flags", "strings"],
+)
+def test_metadata_that_would_take_many_times_its_size(value: bytes, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="more than 4194304 values in the metadata"):
+        opened(build([pair(b"k", ARRAY, value)]), tmp_path)

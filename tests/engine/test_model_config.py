@@ -418,7 +418,11 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
     assert "safetensors" in error.value.hint
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"[" + b"[]," * (2 << 20)],
+    ids=["empty", "list", "cut", "not text", "deep", "too much"],
+)
 def test_config_that_is_no_json_object(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -122,3 +122,10 @@ def test_damage_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         opened(content, tmp_path)
     assert "model.safetensors" in error.value.message
+
+
+def test_a_header_that_would_take_many_times_its_size(tmp_path: Path) -> None:
+    """Twelve megabytes of text, of which Python makes four million lists."""
+    text = b'{"t":[' + b"[]," * (2 * 2**20) + b"[]]}"
+    with pytest.raises(CheckpointError, match="too many values"):
+        opened(len(text).to_bytes(8, "little") + text, tmp_path)

@@ -27,6 +27,10 @@ MetadataValue: TypeAlias = "int | float | bool | str | Sequence[MetadataValue]"
 
 MAGIC = b"GGUF"
 MAX_METADATA_BYTES = 100 * 2**20
+MAX_VALUES = 4 * 2**20
+"""Of entries, strings, lists and flags: in memory they take up to thirty times what they take in a
+file. A vocabulary and its merges are 300 thousand."""
+MAX_TENSORS = 2**18
 MAX_NAME_BYTES = 64 * 2**10
 MAX_DIMS = 8
 MAX_ARRAY_DEPTH = 4
@@ -90,6 +94,8 @@ def _parse(file: MappedFile) -> tuple[Mapping[str, MetadataValue], Mapping[str, 
     if version not in (2, 3):
         reader.fail(f"GGUF version {version}; versions 2 and 3 can be read")
     num_tensors = reader.count("tensors", SMALLEST_TENSOR_INFO_BYTES)
+    if num_tensors > MAX_TENSORS:
+        reader.fail(f"{num_tensors} tensors; {MAX_TENSORS} can be read")
     num_pairs = reader.count("metadata entries", SMALLEST_PAIR_BYTES)
     metadata: dict[str, MetadataValue] = {}
     for _ in range(num_pairs):
@@ -113,6 +119,7 @@ class _Reader:
         self._path = file.path
         self._buffer = file.buffer
         self._end = min(file.size, MAX_METADATA_BYTES)
+        self._values_left = MAX_VALUES
         self.file_size = file.size
         self.position = 0
 
@@ -136,6 +143,9 @@ class _Reader:
         value = self.scalar("Q")
         if value * smallest_bytes > self._end - self.position:
             self.fail(f"{value} {what} cannot fit into the file")
+        self._values_left -= value
+        if self._values_left < 0:
+            self.fail(f"more than {MAX_VALUES} values in the metadata")
         return value
 
     def name(self) -> str:
@@ -163,6 +173,8 @@ class _Reader:
         if kind == ARRAY:
             count = self.count("arrays", SMALLEST_ARRAY_BYTES)
             return [self.value(kind, depth) for _ in range(count)]
+        if kind == BOOL:
+            return self._numbers(kind, self.count("flags", 1))
         return self._numbers(kind, self.scalar("Q"))
 
     def _strings(self, count: int) -> list[str]:

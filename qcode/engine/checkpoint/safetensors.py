@@ -17,6 +17,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from qcode.engine.checkpoint.json_file import holds_too_much
 from qcode.engine.checkpoint.mapped_file import MappedFile
 from qcode.protocol.errors import CheckpointError
 
@@ -81,6 +82,10 @@ class SafetensorsFile:
         """Raises CheckpointError when the file has been cut since it was opened."""
         self._file.check()
 
+    def expect_scattered_reads(self, is_scattered: bool) -> None:
+        """As `MappedFile.expect_scattered_reads`."""
+        self._file.expect_scattered_reads(is_scattered)
+
     def release(self) -> None:
         """Let go of the memory behind all that was read; reading it again is slower."""
         self._file.release(0, self._file.size)
@@ -115,6 +120,8 @@ def _parse_header(text: bytes, fail: Callable[[str], NoReturn]) -> dict[str, obj
             fail("the header names something twice")
         return result
 
+    if holds_too_much(text):
+        fail("the header has too many values")
     try:
         header = json.loads(text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:

@@ -6,8 +6,10 @@ import mmap
 from pathlib import Path
 
 import pytest
+from random_checkpoint import write_safetensors
 
 from qcode.engine.checkpoint.mapped_file import MappedFile
+from qcode.engine.models.loading import load_model
 
 PAGES = 256
 
@@ -46,6 +48,31 @@ def test_a_range_that_holds_no_whole_page_releases_nothing(mapped: MappedFile) -
     mapped.release(mmap.PAGESIZE - 1, 2)
 
     assert resident_kib(mapped.path) == mapped.size // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_nothing_is_read_ahead_while_a_network_of_views_is_built(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "model")
+    weights = path / "model.safetensors"
+    meanwhile: list[bool] = []
+
+    loaded = load_model(path, progress=lambda _: meanwhile.append(is_read_at_random(weights)))
+
+    assert meanwhile
+    assert all(meanwhile)
+    loaded.check_files()
+    assert not is_read_at_random(weights)
+
+
+def is_read_at_random(path: Path) -> bool:
+    """Whether this process told so of its mapping of a file."""
+    is_ours = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            is_ours = line.endswith(str(path))
+        elif is_ours and line.startswith("VmFlags:"):
+            return "rr" in line.split()
+    raise AssertionError(f"{path} is not mapped")
 
 
 def resident_kib(path: Path) -> int:

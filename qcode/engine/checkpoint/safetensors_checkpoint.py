@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +117,19 @@ class SafetensorsCheckpoint:
             # Both projections need these, one soon after the other; on a GPU they are copies.
             self._fused = fused, self._packed(module, (num_experts, 2 * rows, columns))
         return [WeightRows(whole, start, stop) for whole in self._fused[1]]
+
+    @contextmanager
+    def scattered_reads(self) -> Iterator[None]:
+        """While a network is built on the CPU: matrices become views, and only what is small and
+        lies between them is read, such as scales and the groups of reordered columns."""
+        is_scattered = self._device.type == "cpu"
+        for file in self._shards:
+            file.expect_scattered_reads(is_scattered)
+        try:
+            yield
+        finally:
+            for file in self._shards:
+                file.expect_scattered_reads(False)
 
     def release(self) -> None:
         """Let go of the memory behind all that was read; reading it again is slower."""

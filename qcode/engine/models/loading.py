@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def load_model(
     if configure is not None:
         checkpoint.config = configure(checkpoint.config)
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
-    with ThreadPoolExecutor(1) as side:
+    with ThreadPoolExecutor(1) as side, _reads_of(checkpoint):
         tokenizer = side.submit(load_tokenizer, checkpoint)
         network = network_class(checkpoint.config)
         model = network(checkpoint, dtype=dtype, device=torch.device(device), progress=progress)
@@ -76,6 +77,13 @@ def load_model(
 def network_class(config: ModelConfig) -> type[Qwen3 | Qwen3Next]:
     """The network that can hold a checkpoint with this config."""
     return Qwen3Next if config.architecture == "qwen3_next" else Qwen3
+
+
+def _reads_of(
+    checkpoint: GgufCheckpoint | SafetensorsCheckpoint,
+) -> AbstractContextManager[None]:
+    """The system is told what will be read. Of a GGUF file that is everything, in order."""
+    return nullcontext() if isinstance(checkpoint, GgufCheckpoint) else checkpoint.scattered_reads()
 
 
 def load_tokenizer(checkpoint: GgufCheckpoint | SafetensorsCheckpoint) -> Tokenizer:

@@ -19,7 +19,7 @@ from qcode.protocol.messages import UserMessage
 
 pytestmark = pytest.mark.anyio
 
-TEMPLATES = [HermesTemplate(), Qwen3CoderTemplate()]
+TEMPLATES: list[ChatTemplate] = [HermesTemplate(), Qwen3CoderTemplate()]
 
 
 def rendered(template: ChatTemplate, request: ChatRequest) -> str:

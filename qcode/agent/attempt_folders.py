@@ -32,8 +32,9 @@ class AttemptFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._top = _git_top(self.root) or self.root
-        self._is_git = _git_top(self.root) is not None
+        top = _git_top(self.root)
+        self._is_git = top is not None
+        self._top = self.root if top is None else top
         self._within = self.root.relative_to(self._top)
         self._linked = self._ignored() if self._is_git else ()
         self._parent = Path(tempfile.mkdtemp(prefix="qcode-attempts-")).resolve()
@@ -127,12 +128,15 @@ class AttemptFolders:
 
 
 def _git_top(root: Path) -> Path | None:
-    """The top of the repository with at least one commit that `root` is in."""
+    """The top of the repository that `root` is in; None where that has no commit yet, or ignores
+    `root` with all that is in it."""
     if shutil.which("git") is None:
         return None
     try:
         top = _git(root, "rev-parse", "--show-toplevel").strip()
         _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        if not _git(root, "ls-files", "--cached", "--others", "--exclude-standard"):
+            return None
     except TaskNotDone:
         return None
     return Path(top).resolve()

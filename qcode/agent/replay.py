@@ -13,7 +13,8 @@ import difflib
 import json
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from qcode.agent.answer import HARNESS
 from qcode.agent.session import (
@@ -27,7 +28,7 @@ from qcode.agent.turn import TurnContext, TurnOutcome
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk
 from qcode.protocol.errors import SessionError
-from qcode.protocol.messages import AssistantMessage, ToolMessage, UserMessage
+from qcode.protocol.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 from qcode.protocol.tools import ToolSpec
 
 _MAX_SHOWN_LINES = 60
@@ -94,12 +95,14 @@ class NoModel:
 @dataclass(kw_only=True)
 class Replay:
     """A strategy for `Agent.play` with an empty session. `ask`: answers come from the agent's
-    backend; `live`: results come from its tools. `until` is the last step that is run."""
+    backend; `live`: results come from its tools. `until` is the last step that is run. `moved`
+    are the folder of the record and the one in which the tools run now."""
 
     record: Sequence[Entry]
     ask: bool = False
     live: bool = False
     until: int | None = None
+    moved: tuple[Path, Path] | None = None
     done: Replayed = field(default_factory=Replayed)
     _request: ChatRequest | None = None
     _step: int = 0
@@ -168,15 +171,34 @@ class Replay:
         if not self.live or not message.tool_calls or self.done.difference is not None:
             return
         before = len(turn.session.conversation())
-        await turn.run_calls(message, user_typed=False)
+        await turn.run_calls(self._here(message))
         for fresh in turn.session.conversation()[before - len(message.tool_calls) :]:
             if not isinstance(fresh, ToolMessage) or fresh.call_id not in recorded:
                 continue
             self.done.num_results += 1
             then = _steady(recorded[fresh.call_id].content)
-            now = _steady(fresh.content)
+            now = _steady(self._there(fresh.content))
             if then != now and self.done.difference is None:
                 self._differs(f"the result of {fresh.name}", then, now, turn)
+
+    def _here(self, message: AssistantMessage) -> AssistantMessage:
+        """The calls with the paths of the folder in which they run."""
+        if self.moved is None:
+            return message
+        there, here = map(str, self.moved)
+        blocks = tuple(
+            replace(block, arguments=block.arguments.replace(there, here))
+            if isinstance(block, ToolCall)
+            else block
+            for block in message.blocks
+        )
+        return replace(message, blocks=blocks)
+
+    def _there(self, content: str) -> str:
+        if self.moved is None:
+            return content
+        there, here = map(str, self.moved)
+        return content.replace(here, there)
 
     def _differs(self, what: str, recorded: str, now: str, turn: TurnContext) -> None:
         self.done.difference = Difference(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +89,7 @@ def replay(
     if not live:
         finished = asyncio.run(_play(strategy, flags, Path.cwd().resolve()))
     else:
-        finished = _in_copy(lambda folder: asyncio.run(_play(strategy, flags, folder)))
+        finished = _in_copy(strategy, flags)
     if finished.reason != "completed":
         raise typer.Exit(exit_code(finished))
     print(printable(strategy.done.report()))
@@ -110,11 +109,13 @@ def _entries(session: str, sessions: Path) -> tuple[Entry, ...]:
     return records.entries
 
 
-def _in_copy(play: Callable[[Path], TurnFinished]) -> TurnFinished:
+def _in_copy(strategy: Replay, flags: dict[str, object]) -> TurnFinished:
     folders = AttemptFolders(Path.cwd())
     try:
         folders.prepare()
-        return play(folders.create())
+        folder = folders.create()
+        strategy.moved = (folders.root, folder)
+        return asyncio.run(_play(strategy, flags, folder))
     finally:
         folders.remove()
 

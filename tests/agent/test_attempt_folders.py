@@ -88,6 +88,18 @@ def test_nothing_of_the_users_changes_and_nothing_is_left(repository: Path) -> N
     assert not any(place.exists() for place in places)
 
 
+def test_a_folder_that_the_repository_ignores_is_copied_by_itself(repository: Path) -> None:
+    folders = AttemptFolders(repository / "packages")
+    try:
+        folders.prepare()
+        folder = folders.create()
+        (folder / "lib.py").write_text("installed = False\n")
+        assert [change.path for change in folders.changes(folder)] == ["lib.py"]
+        assert folders.top == repository / "packages"
+    finally:
+        folders.remove()
+
+
 def test_no_hook_of_the_repository_runs(repository: Path) -> None:
     hook = repository / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)

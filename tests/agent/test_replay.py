@@ -114,6 +114,19 @@ async def test_tools_run_afresh_give_the_same(tmp_path: Path) -> None:
     assert "a + b" in (root / "calc.py").read_text()
 
 
+async def test_paths_of_the_record_are_those_of_the_folder_it_runs_in(tmp_path: Path) -> None:
+    then, now = new_project(tmp_path / "then"), new_project(tmp_path / "now")
+    read = calls(("read_file", {"file_path": f"{then}/calc.py"}))
+    list_it = calls(("run_shell_command", {"command": f"ls {then}/none {then}/calc.py 2>&1"}))
+    agent = agent_on(then, ScriptedModel([read, list_it, says("ok")]), Session(session_id="s"))
+    await play(agent, "Look.")
+    shutil.rmtree(then)
+    replay = Replay(record=agent.session.entries, live=True, moved=(then, now))
+    done = await run_again(now, replay)
+    assert done.difference is None, done.difference.report()
+    assert done.num_results == 2
+
+
 async def test_the_first_other_result_is_found(tmp_path: Path) -> None:
     record = await recorded(tmp_path)
     root = new_project(tmp_path / "second")

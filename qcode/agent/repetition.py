@@ -95,20 +95,12 @@ class EndlessText:
             return False
         self._unchecked = 0
         return any(
-            len(self._tail) >= size and _period(self._tail[-size:]) <= longest
+            len(self._tail) >= size and _repeats(self._tail[-size:], longest)
             for size, longest in _WINDOWS
         )
 
 
-def _period(text: str) -> int:
-    """The smallest p with text[i] == text[i + p] everywhere (Knuth, Morris, Pratt 1977: the
-    length less the longest border)."""
-    borders = [0] * len(text)
-    border = 0
-    for position in range(1, len(text)):
-        while border and text[position] != text[border]:
-            border = borders[border - 1]
-        if text[position] == text[border]:
-            border += 1
-        borders[position] = border
-    return len(text) - border
+def _repeats(text: str, longest: int) -> bool:
+    """Whether text[i] == text[i + p] everywhere for some p up to `longest`. Trying each p costs
+    less than computing the smallest: most fail at the first characters they compare."""
+    return any(text.startswith(text[period:]) for period in range(1, longest + 1))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from qcode.engine.chat.answer import AnswerParser
-from qcode.protocol.chunks import Delta, ToolCallDelta
+from qcode.protocol.chunks import Delta, TextDelta, ToolCallDelta
 from qcode.protocol.messages import Block, ToolCall
 from qcode.protocol.tools import ToolSpec
 
@@ -128,6 +128,8 @@ class ServerText:
 
 
 def _shown(delta: Delta) -> Delta:
+    if isinstance(delta, TextDelta) and delta.text.isascii():
+        return delta
     if isinstance(delta, ToolCallDelta):
         return replace(delta, arguments=delta.arguments.translate(_SHOW))
     return replace(delta, text=delta.text.translate(_SHOW))

@@ -98,7 +98,7 @@ class StreamDecoder:
 
     def _read_delta(self, delta: JsonObject) -> Iterator[Delta]:
         for name in _REASONING_FIELDS:
-            if reasoning := content_text(delta.get(name)):
+            if (field := delta.get(name)) and (reasoning := content_text(field)):
                 self.reasoning_field = self.reasoning_field or name
                 yield ReasoningDelta(text=reasoning)
                 break  # some servers send the same text under both names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import socket
@@ -30,6 +31,7 @@ from qcode.wire.openai_errors import error_from_payload
 
 MAX_ERROR_BYTES = 64 << 10
 _MAX_MALFORMED = 3
+_END_WAIT_S = 0.25
 _MAX_SAID = 300
 _MIN_SECRET = 6  # shorter header values are words, and would be struck out of every message
 _USER_AGENT = "qcode"
@@ -181,6 +183,7 @@ class ChatEndpoint:
                 piece = await self._next_piece(pieces, deadline, end)
                 for data in self._decode(reader, piece):
                     if data == "[DONE]":
+                        await _read_end(pieces)
                         yield None
                         return
                     event = json_object(data)
@@ -311,6 +314,15 @@ async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:
 
 
 _WAITING = (ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a handshake that only took long
+
+
+async def _read_end(pieces: AsyncIterator[bytes]) -> None:
+    """Takes note that nothing follows the last event: only then is the connection used again. A
+    server that leaves it open is not waited for."""
+    end = time.monotonic() + _END_WAIT_S
+    with contextlib.suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
+        while await _until(end, anext(pieces, None)) is not None:
+            pass
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:

@@ -35,6 +35,7 @@ class ContextUse:
             ("System prompt", self.system),
             (f"Tools ({len(self.tools)})", self.tools_total),
             *((f"  {name}", tokens) for name, tokens in self.tools),
+            ("Both, in every request", self.system + self.tools_total),
             ("Conversation", self.conversation),
             ("Together", self.total),
         ]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.prompt_size import TEMPLATES, estimated, measure
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.prompt_size import TEMPLATES, counted_by, estimated, measure
 
 
 def test_system_prompt_and_tools_keep_to_the_limit_of_their_profile() -> None:
@@ -15,3 +20,11 @@ def test_system_prompt_and_tools_keep_to_the_limit_of_their_profile() -> None:
         if size.profile == "lean":
             assert size.num_tools < full[size.template].num_tools
             assert size.total < full[size.template].total
+
+
+@pytest.mark.weights
+def test_the_estimate_is_never_below_what_a_real_vocabulary_counts() -> None:
+    model = Path(os.environ["QCODE_TEST_MODELS"]) / "qwen2.5-coder-0.5b.gguf"
+    for counted, guessed in zip(measure(counted_by(model)), measure(estimated), strict=True):
+        assert counted.total <= guessed.total, counted
+        assert counted.total <= counted.limit

@@ -26,6 +26,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise EngineError(f"there is no device {name!r}", "Use auto, cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise EngineError(f"the engine does not run on {name!r}", "Use auto, cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError(
             "no CUDA device can be used here", "Use --device cpu, or install a CUDA torch."

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from qcode.protocol.errors import EngineError
+
 KVDtype = Literal["auto", "float32", "float16", "bfloat16", "float8", "int8"]
 
 KVDtypeName = Literal["auto", "fp16", "bf16", "fp8", "int8"]
@@ -18,6 +20,9 @@ KV_DTYPES: Mapping[KVDtypeName, KVDtype] = {
     "int8": "int8",
 }
 """By the short names that people give."""
+
+MAX_COUNT = 2**31
+MAX_THREADS = 4096
 
 _SIZE = re.compile(r"(\d+)\s*([km]?)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}
@@ -66,3 +71,18 @@ class EngineOptions:
     chunk_target_s: float = 1.0
     num_threads: int | None = None
     prefix_reuse: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises `EngineError` for values that no step could be made with."""
+        for name in ("block_size", "max_sequences", "max_chunk_tokens"):
+            self._check(name, low=1, high=MAX_COUNT)
+        self._check("num_threads", low=1, high=MAX_THREADS)
+        self._check("context_window", low=1, high=2**63)
+        for name in ("kv_memory_bytes", "state_memory_bytes"):
+            self._check(name, low=0, high=2**63)
+        self._check("chunk_target_s", low=0, high=3600)
+
+    def _check(self, name: str, *, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if value is not None and not low <= value <= high:
+            raise EngineError(f"engine options: {name}={value} is not from {low} to {high}")

@@ -124,15 +124,16 @@ class ChatEndpoint:
     async def post_events(
         self,
         path: str,
-        body: Mapping[str, object],
+        body: Mapping[str, object] | bytes,
         *,
         has_output: Callable[[Mapping[str, object]], bool] = bool,
     ) -> AsyncGenerator[dict[str, object] | None, None]:
-        """The JSON of each event; None for the event that ends the stream. A server that does not
-        stream gives its whole answer as one event. `has_output` tells the events that end the
-        wait for the first token. Raises RequestFailed."""
+        """Posts JSON, written already or not; yields that of each event, None for the event that
+        ends the stream. A server that does not stream gives its whole answer as one event.
+        `has_output` tells the events that end the wait for the first token. Raises
+        RequestFailed."""
         start = time.monotonic()
-        request = self._client.build_request("POST", self._at(path), json=dict(body))
+        request = self._post(self._at(path), body)
         response = await self._send(request, start + self._timers.first_token_s)
         try:
             if "json" in response.headers.get("content-type", ""):
@@ -147,6 +148,12 @@ class ChatEndpoint:
                     yield event
         finally:
             await response.aclose()
+
+    def _post(self, url: httpx.URL, body: Mapping[str, object] | bytes) -> httpx.Request:
+        if isinstance(body, bytes):
+            json_type = {"Content-Type": "application/json"}
+            return self._client.build_request("POST", url, content=body, headers=json_type)
+        return self._client.build_request("POST", url, json=dict(body))
 
     def _at(self, path: str) -> httpx.URL:
         below = "" if path.startswith("/") else self.url.path.rstrip("/") + "/"

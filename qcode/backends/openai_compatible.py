@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -44,6 +43,7 @@ from qcode.protocol.sampling import SamplingParams
 from qcode.wire.openai_chat import StreamDecoder, has_output
 from qcode.wire.openai_errors import stated_window
 from qcode.wire.openai_request import JsonObject, encode_request, unstreamed
+from qcode.wire.written_messages import WrittenMessages
 
 if TYPE_CHECKING:
     import httpx
@@ -90,6 +90,7 @@ class OpenAICompatibleBackend:
         self._profile = profile or EndpointProfile()
         self._on_learned = on_learned
         self._tokens_per_char = _TOKENS_PER_CHAR
+        self._messages = WrittenMessages()
         self.notices = notices
         window = context_window or self._profile.context_window
         self._model = ModelInfo(name=model or "", context_window=window, strength=strength)
@@ -139,7 +140,8 @@ class OpenAICompatibleBackend:
     async def _try(self, request: ChatRequest, body: JsonObject) -> AsyncGenerator[Chunk, None]:
         answer = _Answer(ServerText(request.tools, fenced_calls=self._profile.fenced_calls))
         done = False
-        events = self._endpoint.post_events("chat/completions", body, has_output=has_output)
+        sent = self._messages.request(body)
+        events = self._endpoint.post_events("chat/completions", sent, has_output=has_output)
         async with aclosing(events):
             async for event in events:
                 if event is None:
@@ -167,11 +169,13 @@ class OpenAICompatibleBackend:
             model=self._model.name,
             dialect=self._profile.dialect,
             extra_body=self._extra_body,
+            messages=self._messages.encode(request.messages, self._profile.dialect),
         )
         field = self._profile.dialect.max_tokens_field
         window, asked = self._model.context_window, body.get(field)
         if window is not None and isinstance(asked, int):
-            left = window - round(_num_chars(body) * self._tokens_per_char) - _MARGIN_TOKENS
+            prompt_tokens = round(self._messages.num_chars(body) * self._tokens_per_char)
+            left = window - prompt_tokens - _MARGIN_TOKENS
             body[field] = min(asked, max(left, _MIN_ANSWER_TOKENS))
         return body
 
@@ -184,7 +188,7 @@ class OpenAICompatibleBackend:
     # What answers teach
 
     def _learn_from(self, decoder: StreamDecoder, body: JsonObject) -> None:
-        num_chars = _num_chars(body) if decoder.usage.input_tokens else 0
+        num_chars = self._messages.num_chars(body) if decoder.usage.input_tokens else 0
         if num_chars >= 1000:
             measured = decoder.usage.input_tokens / num_chars
             self._tokens_per_char = min(1.0, max(0.1, measured))
@@ -213,7 +217,8 @@ class OpenAICompatibleBackend:
             return False
         self._model = replace(self._model, context_window=window)
         self._learned(context_window=window)
-        fits = _num_chars(body) * self._tokens_per_char < window - _MIN_ANSWER_TOKENS
+        num_tokens = self._messages.num_chars(body) * self._tokens_per_char
+        fits = num_tokens < window - _MIN_ANSWER_TOKENS
         return fits and self._profile.dialect.max_tokens_field in body
 
     def _learned(self, **changes: object) -> None:
@@ -293,8 +298,3 @@ def _filled(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:
         if getattr(asked, each.name) in (None, ())
     }
     return replace(asked, **changes)
-
-
-def _num_chars(body: JsonObject) -> int:
-    """How long the prompt is, template aside."""
-    return len(json.dumps([body.get("messages"), body.get("tools")], ensure_ascii=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,16 +51,17 @@ def encode_request(
     model: str,
     dialect: Dialect | None = None,
     extra_body: Mapping[str, object] | None = None,
+    messages: Sequence[JsonObject] | None = None,
 ) -> JsonObject:
-    """The body of a streaming request. `extra_body` goes in last and wins."""
+    """The body of a streaming request. `extra_body` goes in last and wins. `messages` are those of
+    the request where they have been encoded already."""
     dialect = dialect or Dialect()
-    messages: list[JsonObject] = []
-    if request.system:
-        messages.append({"role": "system", "content": request.system})
-    messages.extend(_encode_message(message, dialect) for message in request.messages)
+    if messages is None:
+        messages = [encode_message(message, dialect) for message in request.messages]
+    system = [{"role": "system", "content": request.system}] if request.system else []
     body: JsonObject = {
         "model": model,
-        "messages": messages,
+        "messages": [*system, *messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -84,7 +85,7 @@ def unstreamed(body: JsonObject) -> JsonObject:
     return {**{k: v for k, v in body.items() if k != "stream_options"}, "stream": False}
 
 
-def _encode_message(message: Message, dialect: Dialect) -> JsonObject:
+def encode_message(message: Message, dialect: Dialect) -> JsonObject:
     match message:
         case UserMessage():
             return {"role": "user", "content": message.content}

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import READ, Qcode, Step, call
+from conftest import BROKEN, READ, Qcode, Step, call
 
 SLOW = {"text": "A very slow answer. " * 200, "delay_s": 0.05}
 
@@ -67,6 +67,31 @@ def test_a_signal_in_the_middle_of_a_command_leaves_no_process(qcode: Qcode) -> 
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
     assert not is_running(pid)
+
+
+def test_a_signal_among_several_attempts_leaves_no_copy(qcode: Qcode, tmp_path: Path) -> None:
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=qcode.project, check=True)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    qcode.environment["TMPDIR"] = str(copies)
+    pid_file = tmp_path / "pid"
+    command = f"echo $$ > {pid_file}.$$ && mv {pid_file}.$$ {pid_file}; sleep 300"
+    step = {"calls": [call("run_shell_command", command=command)]}
+    flags = (f"--model={qcode.script(step, step)}", "--yolo", "--verify=true", "--best-of=2")
+    process = qcode.start("run", "do", *flags)
+    pid = wait_for_pid(pid_file)
+    assert list(copies.glob("qcode-attempts-*/attempt-2/adding.py"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert not is_running(pid)
+    assert list(copies.iterdir()) == []
+    listed = subprocess.run(
+        ["git", "worktree", "list"], cwd=qcode.project, check=True, capture_output=True, text=True
+    )
+    assert listed.stdout.count("\n") == 1
+    assert (qcode.project / "adding.py").read_text() == BROKEN
 
 
 def test_a_signal_before_there_is_a_turn(qcode: Qcode) -> None:

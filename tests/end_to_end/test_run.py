@@ -312,3 +312,21 @@ def test_of_several_attempts_one_that_passes_is_kept(qcode: Qcode) -> None:
     done = qcode.run("run", "do", f"--model={script}", "--best-of=2")
     assert done.returncode == 52
     assert "--verify" in done.stderr
+
+
+def test_what_was_run_to_check_the_work_is_in_the_result(qcode: Qcode) -> None:
+    flags = ("--allow=Edit", "--output-format=stream-json")
+    refused = qcode.run("run", "do", f"--model={qcode.script(*FIX)}", *flags)
+    assert refused.returncode == 0
+    result = objects(refused.stdout)[-1]
+    check = result["verification"]
+    assert isinstance(check, dict)
+    assert (check["kind"], check["exit_code"]) == ("tests", None)
+    assert "was not run. Permission denied" in str(check["summary"])
+
+    (qcode.project / "adding.py").write_text(BROKEN)
+    script = qcode.script(*FIX)
+    allowed = qcode.run("run", "do", f"--model={script}", *flags, f"--verify={RUN_TEST}")
+    check = objects(allowed.stdout)[-1]["verification"]
+    assert isinstance(check, dict)
+    assert (check["kind"], check["command"], check["exit_code"]) == ("verify", RUN_TEST, 0)

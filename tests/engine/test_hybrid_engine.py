@@ -247,3 +247,14 @@ def test_after_a_failed_step_nothing_is_left_of_it(loaded: LoadedModel, failing_
     assert result.is_close_to(afresh(loaded, prompt))
     assert result.cached_tokens == 0
     assert ask(engine, prompt).cached_tokens == 199
+
+
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, context_window=512)])
+def test_a_network_of_linear_attention_alone(options: EngineOptions, tmp_path: Path) -> None:
+    """It keeps no keys and values at all, so their memory sets no limit."""
+    path = write_safetensors(tmp_path, "qwen3_next", num_hidden_layers=1)
+    engine = Engine(load_model(path), replace(options, kv_memory_bytes=0))
+    prompt = text_of(70)
+    first = ask(engine, prompt)
+    assert len(first.ids) == 10
+    assert first.is_close_to(ask(engine, prompt))

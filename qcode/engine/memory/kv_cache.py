@@ -53,8 +53,9 @@ def plan_kv_cache(
     if options.context_window is not None:
         _check_fit(config, options, window, kv_dtype, available_bytes)
         room = max(room, blocks_per_window * block_bytes)
-    # Without any full attention a block is a number and takes no memory.
-    num_blocks = min(num_windows * blocks_per_window, room // max(1, block_bytes))
+    num_blocks = num_windows * blocks_per_window
+    if block_bytes:  # else there is no full attention, and a block is only a number
+        num_blocks = min(num_blocks, room // block_bytes)
     num_tokens = num_blocks * options.block_size
     if num_tokens < min(window, MIN_USEFUL_TOKENS):
         raise OutOfMemory(
@@ -82,8 +83,8 @@ def _check_fit(
         available_bytes=available_bytes,
     )
     largest = needed.largest_context_window
-    if options.kv_memory_bytes is not None:
-        largest = min(largest, options.kv_memory_bytes // max(1, needed.kv_bytes_per_token))
+    if options.kv_memory_bytes is not None and needed.kv_bytes_per_token:
+        largest = min(largest, options.kv_memory_bytes // needed.kv_bytes_per_token)
     if window <= largest:
         return
     limit = (

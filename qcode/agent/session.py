@@ -121,6 +121,9 @@ class Session:
         self._log = log
         self._asked: tuple[str, tuple[ToolSpec, ...]] | None = None
         self._head: str | None = self._entries[-1].id if self._entries else None
+        self._shown: tuple[str | None, tuple[MessageEntry, ...]] = (None, ())
+        self._conversation: tuple[str | None, tuple[Message, ...]] = (None, ())
+        self._digest = ConversationDigest()
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -154,7 +157,7 @@ class Session:
                 system=None if same else system,
                 tools=None if same else tools,
                 sampling=request.sampling,
-                messages=conversation_digest(request.messages),
+                messages=self._digest.of(request.messages),
             )
         )
 
@@ -181,27 +184,41 @@ class Session:
     def branch(self) -> tuple[Entry, ...]:
         """The entries from the root to the head. An entry whose parent was lost to damage
         continues the one before it in the file."""
-        chain: list[Entry] = []
+        return tuple(reversed(list(self._back_from_head())))
+
+    def _back_from_head(self) -> Iterator[Entry]:
         position = None if self._head is None else self._by_id[self._head]
         while position is not None:
             entry = self._entries[position]
-            chain.append(entry)
+            yield entry
             if entry.parent_id is None:
-                break
+                return
             parent = self._by_id.get(entry.parent_id)
             if parent is None or parent >= position:
                 parent = position - 1 if position > 0 else None
             position = parent
-        return tuple(reversed(chain))
 
     def message_entries(self) -> tuple[MessageEntry, ...]:
         """The message entries a model would be shown, shortened ones in their short form. A
         summary stands as a user message under its compaction entry's id."""
-        return replay(self.branch())
+        known, shown = self._shown
+        new: list[Entry] = []
+        for entry in self._back_from_head():
+            if entry.id == known:
+                break
+            new.append(entry)
+        else:
+            shown = ()
+        shown = replay(list(reversed(new)), shown)
+        self._shown = (self._head, shown)
+        return shown
 
     def conversation(self) -> tuple[Message, ...]:
         """The replayed messages; every tool call in it has exactly one result after it."""
-        return well_formed([entry.message for entry in self.message_entries()])
+        if self._conversation[0] != self._head:
+            messages = well_formed([entry.message for entry in self.message_entries()])
+            self._conversation = (self._head, messages)
+        return self._conversation[1]
 
     @property
     def title(self) -> str:
@@ -212,8 +229,11 @@ class Session:
         return ""
 
 
-def replay(branch: Sequence[Entry]) -> tuple[MessageEntry, ...]:
-    shown: list[MessageEntry] = []
+def replay(
+    branch: Sequence[Entry], before: Sequence[MessageEntry] = ()
+) -> tuple[MessageEntry, ...]:
+    """What is shown of a branch; `before` is what is shown of the entries ahead of it."""
+    shown = list(before)
     for entry in branch:
         match entry:
             case MessageEntry():
@@ -235,11 +255,28 @@ def replay(branch: Sequence[Entry]) -> tuple[MessageEntry, ...]:
 
 def conversation_digest(messages: Sequence[Message]) -> str:
     """Of everything in the messages that a model reads."""
-    digest = hashlib.sha256()
-    for message in messages:
-        for part in _read_parts(message):
-            digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:32]
+    return ConversationDigest().of(messages)
+
+
+class ConversationDigest:
+    """Digests of one conversation as it grows: what was read before is not read again."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read: list[Message] = []
+        self._digest = hashlib.sha256()
+
+    def of(self, messages: Sequence[Message]) -> str:
+        earlier = zip(self._read, messages, strict=False)
+        if len(messages) < len(self._read) or any(old is not new for old, new in earlier):
+            self._forget()
+        for message in messages[len(self._read) :]:
+            self._read.append(message)
+            for part in _read_parts(message):
+                self._digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+        return self._digest.hexdigest()[:32]
 
 
 def _read_parts(message: Message) -> Iterator[str]:

@@ -71,14 +71,18 @@ class Tested:
 
     async def _command(self, turn: TurnContext) -> TestCommand | None:
         """Only where there is something to test: files were changed, or a test was to pass."""
-        from qcode.agent.project_tests import find_test_command  # late: few turns come to this
+        # late: few turns come to this
+        from qcode.agent.project_tests import changed_since, find_test_command
 
-        command = None
-        if turn.work.has_changed_files or self._goal is not None:
-            command = await asyncio.to_thread(find_test_command, self._root, self._goal)
-        if command is None or turn.work.has_changed_files or command.named:
-            return command
-        return None
+        work = turn.work
+        changed = work.has_changed_files or (
+            work.has_run_commands
+            and await asyncio.to_thread(changed_since, self._root, work.began_s)
+        )
+        if not changed and self._goal is None:
+            return None
+        command = await asyncio.to_thread(find_test_command, self._root, self._goal)
+        return command if command is not None and (changed or command.named) else None
 
     async def _check(self, command: TestCommand, turn: TurnContext) -> tuple[CompletionCheck, bool]:
         """What came of it, and whether the model has something to mend that it has not seen."""

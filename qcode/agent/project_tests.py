@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def find_test_command(root: Path, goal: RepairGoal | None) -> TestCommand | None
         return TestCommand(line=runner.suite, runner=runner, named=False)
     line = runner.named(goal.test, project.paths())
     return TestCommand(line=line, runner=runner, named=True, test=goal.test)
+
+
+def changed_since(root: Path, began_s: float) -> bool:
+    """Has a command written to a source file? Blocks."""
+    for path in ProjectFiles(root).paths():
+        with contextlib.suppress(OSError):
+            if (root / path).stat().st_mtime >= began_s:
+                return True
+    return False

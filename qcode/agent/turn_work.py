@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,10 +29,13 @@ class PlainRun:
 
 
 class TurnWork:
-    """Filled by the turn; read by what decides whether the work is done."""
+    """Filled by the turn; read by what decides whether the work is done. `has_run_commands` counts
+    those that may have changed files, unlike `git diff`."""
 
     def __init__(self) -> None:
         self.has_changed_files = False
+        self.has_run_commands = False
+        self.began_s = time.time()  # of the clock that files are stamped by
         self._runs: list[PlainRun] = []
 
     @property
@@ -51,6 +55,7 @@ class TurnWork:
         plain = not _SEVERAL_COMMANDS.search(command)
         if plain and _ONLY_LOOKS.match(command):
             return
+        self.has_run_commands = True
         if not plain:
             self._runs.clear()
         elif not result.is_error and result.exit_code is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,20 @@ async def test_a_run_before_the_last_change_does_not_count(project: Path) -> Non
 
 async def test_a_question_runs_nothing(project: Path) -> None:
     agent, _ = agent_on(project, READ, says("It adds."))
+    assert (await finish(agent)).check is None
+
+
+async def test_a_change_through_the_shell_is_a_change(project: Path) -> None:
+    old = time.time() - 60
+    for name in ("calc.py", "test_calc.py"):
+        os.utime(project / name, (old, old))
+    mend = calls(("run_shell_command", {"command": "sed -i 's/a - b/a + b/' calc.py"}))
+    agent, _ = agent_on(project, mend, says("Done."))
+    check = (await finish(agent)).check
+    assert check is not None
+    assert check.exit_code == 0
+    agent, _ = agent_on(project, calls(("run_shell_command", {"command": "true"})), says("Yes."))
+    os.utime(project / "calc.py", (old, old))
     assert (await finish(agent)).check is None
 
 

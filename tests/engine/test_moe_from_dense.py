@@ -31,7 +31,7 @@ MIXTURES = {
 def greedy_text(path: Path) -> str:
     engine = Engine.load(path, EngineOptions(context_window=256))
     tokenizer = engine.loaded.tokenizer
-    sampling = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=48)
+    sampling = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=24)
     engine.submit(tokenizer.encode(PROMPT), sampling)
     ids: list[int] = []
     while engine.has_work:

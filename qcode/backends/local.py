@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.answer import stop_reason
-from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
 from qcode.engine.memory.context_window import context_notice, with_context_window
 from qcode.engine.model_config import ModelConfig
@@ -122,9 +121,8 @@ class LocalBackend:
         prompt = await asyncio.to_thread(lambda: tokenizer.encode_prompt(template.render(request)))
         shape = request.answer or AnswerShape()
         constraint = await asyncio.to_thread(_constraint, engine, template, request)
-        answer = _Answer(
-            tokenizer, template.parser(request.tools), request.sampling.stop, shape.prefix_ids
-        )
+        parser = template.parser(request.tools, constrained=constraint is not None)
+        answer = _Answer(tokenizer, parser, request.sampling.stop, shape.prefix_ids)
         sampling = request.sampling
         if shape.trace or sampling.logprobs is not None:
             # The runner-up is one of the best two.
@@ -208,14 +206,16 @@ class LocalBackend:
 
 
 def _constraint(engine: Engine, template: ChatTemplate, request: ChatRequest) -> Constraint | None:
-    """The asked-for schema or grammar; else, where calls are written as JSON, the offered tools."""
+    """The asked-for schema or grammar; else, where we know how calls are written, the offered
+    tools."""
     if request.answer is not None and request.answer.schema is not None:
         return engine.grammars.json_value(request.answer.schema)
     if request.answer is not None and request.answer.grammar is not None:
         return engine.grammars.compile(request.answer.grammar)
-    if request.tools and isinstance(template, HermesTemplate):
-        return engine.grammars.tool_calls((tool.name, tool.schema) for tool in request.tools)
-    return None
+    if not request.tools or template.call_format is None:
+        return None
+    tools = ((tool.name, tool.schema) for tool in request.tools)
+    return engine.grammars.tool_calls(tools, template.call_format)
 
 
 class _PlainText:

@@ -8,18 +8,24 @@ except inside long free strings.
 from __future__ import annotations
 
 import json
+import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from qcode.engine.tool_grammar import JSON_STYLE, CallFormat, call_grammar
 from qcode.protocol.errors import EngineError
 
 if TYPE_CHECKING:
     import tiktoken
     from llguidance import LLMatcher, LLTokenizer
+
+logger = logging.getLogger(__name__)
+
+_MAX_KEPT_GRAMMARS = 16
 
 
 class Constraint(Protocol):
@@ -68,12 +74,11 @@ class GrammarConstraint:
 
 
 class ToolCallConstraint:
-    """Free text, but every call the model opens is one of the offered tools with arguments of
-    its schema, written as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`."""
+    """Free text, but every call the model opens with the token `<tool_call>` is a text of one
+    grammar, from there to the token `</tool_call>`."""
 
-    def __init__(self, compiler: GrammarCompiler, grammar: str, opening_token: int) -> None:
-        self._compiler = compiler
-        self._grammar = grammar
+    def __init__(self, begin_call: Callable[[], GrammarConstraint], opening_token: int) -> None:
+        self._begin_call = begin_call
         self._opening_token = opening_token
         self._call: GrammarConstraint | None = None
 
@@ -86,7 +91,7 @@ class ToolCallConstraint:
             if self._call.is_complete:
                 self._call = None
         elif token == self._opening_token:
-            self._call = self._compiler.compile(self._grammar)
+            self._call = self._begin_call()
 
     @property
     def is_complete(self) -> bool:
@@ -109,52 +114,69 @@ class GrammarCompiler:
         self._eos_ids = list(eos_ids)
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
+        self._call_starts: dict[str, LLMatcher | None] = {}
 
     def prepare(self) -> None:
         threading.Thread(target=self._vocabulary, name="grammar vocabulary", daemon=True).start()
 
     def compile(self, grammar: str) -> GrammarConstraint:
         """Raises `EngineError` with llguidance's message when the grammar is wrong."""
+        return GrammarConstraint(self._matcher(grammar), self._num_tokens)
+
+    def _matcher(self, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._vocabulary(), grammar, log_level=0)
         if matcher.is_error():
             raise EngineError(f"the grammar does not compile: {matcher.get_error()}")
-        return GrammarConstraint(matcher, self._num_tokens)
+        return matcher
 
     def json_value(self, schema: Mapping[str, object]) -> GrammarConstraint:
         """A constraint to one JSON value of this schema (JSON Schema), as far as llguidance can
         express it: what it has no rule for, such as `uniqueItems`, does not constrain. Raises
         `EngineError` for a schema it cannot read at all."""
-        lenient = {"x-guidance": {**_SPACING["x-guidance"], "lenient": True}}
-        return self.compile(f"start: %json {json.dumps({**schema, **lenient})}")
+        styled = {**schema, "x-guidance": JSON_STYLE}
+        return self.compile(f"start: %json {json.dumps(styled)}")
 
     def tool_calls(
-        self, schemas: Iterable[tuple[str, dict[str, Any]]]
+        self, tools: Iterable[tuple[str, Mapping[str, object]]], form: CallFormat
     ) -> ToolCallConstraint | None:
-        """A constraint for tools of these names and argument schemas (JSON Schema). A schema that
-        llguidance cannot express leaves its arguments at "some object". None where the vocabulary
-        has no token for `<tool_call>`."""
+        """A constraint for tools of these names and argument schemas (JSON Schema), called in
+        this form. A value whose schema llguidance cannot express is left free. None where the
+        vocabulary has no token for `<tool_call>`, and for tools that cannot be expressed at all.
+
+        The grammar of a set of tools is made once; later answers get copies of its start.
+        """
         special = self._encoding._special_tokens
         if "<tool_call>" not in special or "</tool_call>" not in special:
             return None
-        rules = [
-            rule
-            for index, (name, schema) in enumerate(schemas)
-            for rule in _call_rules(index, name, self._expressible(schema))
-        ]
-        calls = " | ".join(f"call_{index}" for index in range(len(rules) // 2))
-        grammar = "\n".join([f"start: ({calls}) </tool_call>", *rules])
-        return ToolCallConstraint(self, grammar, special["<tool_call>"])
+        start = self._call_start(list(tools), form)
+        if start is None:
+            return None
+        return ToolCallConstraint(
+            lambda: GrammarConstraint(start.deep_copy(), self._num_tokens), special["<tool_call>"]
+        )
 
-    def _expressible(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def _call_start(
+        self, tools: Sequence[tuple[str, Mapping[str, object]]], form: CallFormat
+    ) -> LLMatcher | None:
         from llguidance import LLMatcher
 
-        spaced = schema | _SPACING
-        text = f"start: %json {json.dumps(spaced)}"
-        if LLMatcher.validate_grammar(text, self._vocabulary()):
-            return {"type": "object"} | _SPACING
-        return spaced
+        key = json.dumps([form, tools])
+        with self._lock:
+            if key in self._call_starts:
+                return self._call_starts[key]
+        grammar = call_grammar(tools, form, lambda text: not LLMatcher.validate_grammar(text))
+        try:
+            start = self._matcher(grammar)
+        except EngineError as error:
+            logger.warning("calls are not constrained: %s", error.message)
+            start = None
+        with self._lock:
+            if len(self._call_starts) == _MAX_KEPT_GRAMMARS:
+                del self._call_starts[next(iter(self._call_starts))]
+            self._call_starts[key] = start
+        return start
 
     def _vocabulary(self) -> LLTokenizer:
         from llguidance.tiktoken import lltokenizer_from_encoding
@@ -165,17 +187,3 @@ class GrammarCompiler:
                     self._encoding, n_vocab=self._num_tokens, eos_token=self._eos_ids
                 )
             return self._tokenizer
-
-
-# As the templates write calls; where any white space may stand, a weak model writes it for ever.
-_SPACING = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-}
-
-
-def _call_rules(index: int, name: str, schema: dict[str, Any]) -> tuple[str, str]:
-    opening = json.dumps('\n{"name": ' + json.dumps(name) + ', "arguments": ')
-    return (
-        f'call_{index}: {opening} arguments_{index} "}}\\n"',
-        f"arguments_{index}: %json {json.dumps(schema)}",
-    )

@@ -54,7 +54,8 @@ class AnswerParser:
     """A `ToolCallParser`. Without tools no call is looked for: other programs have their own
     call formats in plain text, and those must reach them unchanged.
 
-    `in_reasoning` says that the prompt has opened the thinking already.
+    `in_reasoning` says that the prompt has opened the thinking already; `constrained`, that what
+    follows `<tool_call>` was written under a grammar of the tools, and is read to the letter.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class AnswerParser:
         tools: Sequence[ToolSpec],
         *,
         in_reasoning: bool = False,
+        constrained: bool = False,
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
         self._tools = OfferedTools(tuple(tools))
+        self._constrained = constrained
         self._new_id = new_id
         self._place: _Place = "reasoning" if in_reasoning else "start"
         self._buffer = ""
@@ -234,7 +237,9 @@ class AnswerParser:
         function = match_tag(self._buffer, at, FUNCTION_OPEN)
         if function > 0:
             self._consume(function)
-            self._begin_call(XmlCall(self._tools, wrapped=True), in_wrapper=True)
+            self._begin_call(
+                XmlCall(self._tools, wrapped=True, strict=self._constrained), in_wrapper=True
+            )
             return True
         return False if function == PARTIAL and not final else self._put_back()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from qcode.engine.chat.answer import AnswerParser
 from qcode.engine.chat.arguments import dump, read_arguments
 from qcode.engine.chat.prompt import PromptBuilder, PromptPiece
+from qcode.engine.tool_grammar import CallFormat
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.messages import (
     AssistantMessage,
@@ -54,6 +55,10 @@ class HermesTemplate:
     keeps_reasoning: bool = False
     prefill: str = ""
 
+    @property
+    def call_format(self) -> CallFormat:
+        return "json"
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         prompt = PromptBuilder()
         self._system(prompt, request)
@@ -72,8 +77,10 @@ class HermesTemplate:
         prompt.markup("<|im_start|>assistant\n" + self.prefill)
         return prompt.pieces()
 
-    def parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
-        return AnswerParser(tools, in_reasoning=self.prefill == OPEN_THINKING)
+    def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> AnswerParser:
+        return AnswerParser(
+            tools, in_reasoning=self.prefill == OPEN_THINKING, constrained=constrained
+        )
 
     def _system(self, prompt: PromptBuilder, request: ChatRequest) -> None:
         system = request.system or self.default_system

@@ -17,6 +17,7 @@ from qcode.engine.chat.answer import AnswerParser
 from qcode.engine.chat.arguments import read_arguments
 from qcode.engine.chat.hermes import tool_object
 from qcode.engine.chat.prompt import PromptBuilder, PromptPiece
+from qcode.engine.tool_grammar import CallFormat
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.errors import UnsupportedModel
 from qcode.protocol.messages import AssistantMessage, Message, ReasoningBlock, UserMessage
@@ -51,8 +52,16 @@ class JinjaTemplate:
         (broken,) = _render(self._source, [self._variables(request, _break_tokens)])
         return (PromptPiece(broken, True),)
 
-    def parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
-        return AnswerParser(tools, in_reasoning=opens_thinking(self._source))
+    @property
+    def call_format(self) -> CallFormat | None:
+        """Qwen3-Coder's templates of July 2025 have other words, and the same calls."""
+        tags = ("<tool_call>", "<function=", "<parameter=")
+        return "tags" if all(tag in self._source for tag in tags) else None
+
+    def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> AnswerParser:
+        return AnswerParser(
+            tools, in_reasoning=opens_thinking(self._source), constrained=constrained
+        )
 
     def _variables(self, request: ChatRequest, mark: Mark) -> dict[str, object]:
         messages: list[dict[str, object]] = []

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from qcode.engine.chat.answer import AnswerParser
 from qcode.engine.chat.arguments import dump, read_arguments
 from qcode.engine.chat.prompt import PromptBuilder, PromptPiece
+from qcode.engine.tool_grammar import CallFormat
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from qcode.protocol.tools import ToolSpec
@@ -47,6 +48,10 @@ knowledge and do not tell the user about function calls
 
 
 class Qwen3CoderTemplate:
+    @property
+    def call_format(self) -> CallFormat:
+        return "tags"
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         prompt = PromptBuilder()
         _system(prompt, request)
@@ -63,8 +68,8 @@ class Qwen3CoderTemplate:
         prompt.markup("<|im_start|>assistant\n")
         return prompt.pieces()
 
-    def parser(self, tools: Sequence[ToolSpec]) -> AnswerParser:
-        return AnswerParser(tools)
+    def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> AnswerParser:
+        return AnswerParser(tools, constrained=constrained)
 
 
 def _system(prompt: PromptBuilder, request: ChatRequest) -> None:

@@ -10,6 +10,7 @@ from qcode.engine.chat.hermes import NO_THINKING, OPEN_THINKING, QWEN_IDENTITY, 
 from qcode.engine.chat.jinja import JinjaTemplate, opens_thinking
 from qcode.engine.chat.prompt import PromptPiece
 from qcode.engine.chat.qwen3_coder import TOOLS_SENTENCE, Qwen3CoderTemplate
+from qcode.engine.tool_grammar import CallFormat
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import Delta
 from qcode.protocol.errors import UnsupportedModel
@@ -41,13 +42,20 @@ class ToolCallParser(Protocol):
 class ChatTemplate(Protocol):
     """One family's prompt format."""
 
+    @property
+    def call_format(self) -> CallFormat | None:
+        """How its models write calls after `<tool_call>`; None for a form we do not know."""
+        ...
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         """The prompt up to where the answer begins. A longer history extends the text of a
         shorter one. An assistant message with `raw` is rendered from it verbatim (`raw` is what
         the model wrote, without the token that ended its turn)."""
         ...
 
-    def parser(self, tools: Sequence[ToolSpec]) -> ToolCallParser: ...
+    def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> ToolCallParser:
+        """`constrained`: calls are written under a grammar of the tools."""
+        ...
 
 
 def choose_template(

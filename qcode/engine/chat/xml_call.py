@@ -31,10 +31,15 @@ _Verdict = Literal["part", "end", "undecided"]
 
 
 class XmlCall:
-    """Reads what follows `<function=`. `name` is set once the call is certain to be one."""
+    """Reads what follows `<function=`. `name` is set once the call is certain to be one.
 
-    def __init__(self, tools: OfferedTools, *, wrapped: bool) -> None:
+    `strict` says that the call was written under a grammar: then a value ends at the first
+    `</parameter>` that begins a line, and nothing is looked for in it.
+    """
+
+    def __init__(self, tools: OfferedTools, *, wrapped: bool, strict: bool = False) -> None:
         self._tools = tools
+        self._strict = strict
         self._wrapped = wrapped
         self._pieces: list[str] = []
         self._parameters = Parameters({})
@@ -165,6 +170,8 @@ class XmlCall:
 
     def _classify(self, text: str, at: int, line_start: bool, final: bool) -> tuple[_Verdict, int]:
         """Whether the `<` at `at` ends the value, and where to go on reading."""
+        if self._strict:
+            return _strict_close(text, at, line_start, final)
         end = match_tag(text, at, PARAMETER_CLOSE)
         if end > 0:
             return self._closing_tag(text, end, line_start, final)
@@ -283,6 +290,15 @@ class XmlCall:
         if at != len(text):
             return "part"
         return "end" if final else "undecided"
+
+
+def _strict_close(text: str, at: int, line_start: bool, final: bool) -> tuple[_Verdict, int]:
+    tag = "".join(PARAMETER_CLOSE)
+    if not line_start or not tag.startswith(text[at : at + len(tag)]):
+        return "part", at + 1
+    if len(text) - at >= len(tag):
+        return "end", at + len(tag)
+    return ("part", at + 1) if final else ("undecided", at)
 
 
 class _Value:

@@ -10,7 +10,6 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, Protocol
 
 from qcode.protocol.backends import ChatRequest
@@ -256,15 +255,28 @@ def replay(
 
 def conversation_digest(messages: Sequence[Message]) -> str:
     """Of everything in the messages that a model reads."""
-    return hashlib.sha256(b"".join(map(_message_digest, messages))).hexdigest()[:32]
+    return ConversationDigest().of(messages)
 
 
-@lru_cache(maxsize=4096)  # each request repeats the messages of the one before
-def _message_digest(message: Message) -> bytes:
-    digest = hashlib.sha256()
-    for part in _read_parts(message):
-        digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return digest.digest()
+class ConversationDigest:
+    """Digests of one conversation as it grows: what was read before is not read again."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read: list[Message] = []
+        self._digest = hashlib.sha256()
+
+    def of(self, messages: Sequence[Message]) -> str:
+        earlier = zip(self._read, messages, strict=False)
+        if len(messages) < len(self._read) or any(old is not new for old, new in earlier):
+            self._forget()
+        for message in messages[len(self._read) :]:
+            self._read.append(message)
+            for part in _read_parts(message):
+                self._digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+        return self._digest.hexdigest()[:32]
 
 
 def _read_parts(message: Message) -> Iterator[str]:

@@ -31,6 +31,7 @@ class TokenCounter:
     def __init__(self, backend: object = None) -> None:
         self._exact: CountsTokens | None = backend if isinstance(backend, CountsTokens) else None
         self.tokens_per_char = 0.25
+        self._counted: tuple[ChatRequest | None, int] = (None, 0)
 
     @property
     def is_exact(self) -> bool:
@@ -38,7 +39,7 @@ class TokenCounter:
 
     def observe(self, request: ChatRequest, usage: Usage) -> None:
         """Learns from a finished request what its characters were in tokens."""
-        self._learn(request_chars(request), usage.input_tokens)
+        self._learn(self._num_chars(request), usage.input_tokens)
 
     def _learn(self, num_chars: int, num_tokens: int) -> None:
         """A server that reports nonsense must not lead us far astray, hence the bounds."""
@@ -49,7 +50,7 @@ class TokenCounter:
         return await asyncio.to_thread(self.count_blocking, request)
 
     def count_blocking(self, request: ChatRequest) -> int:
-        num_chars = request_chars(request)
+        num_chars = self._num_chars(request)
         if self._exact is not None:
             try:
                 exact = self._exact.count_tokens(request)
@@ -59,6 +60,14 @@ class TokenCounter:
                 self._learn(num_chars, exact)
                 return exact
         return self.tokens(num_chars)
+
+    def _num_chars(self, request: ChatRequest) -> int:
+        """Each step counts its request before it is sent and when its answer is there."""
+        counted, num_chars = self._counted
+        if counted is None or not _is_same(counted, request):
+            num_chars = request_chars(request)
+            self._counted = (request, num_chars)
+        return num_chars
 
     def tokens(self, num_chars: int) -> int:
         return round(num_chars * self.tokens_per_char)
@@ -70,10 +79,15 @@ class TokenCounter:
     def at_most(self, request: ChatRequest) -> int:
         """What the request cannot exceed, found without reading it: where the vocabulary is at
         hand, since no token is shorter than a byte; else the estimate itself."""
-        num_chars = request_chars(request)
+        num_chars = self._num_chars(request)
         if self._exact is None:
             return self.tokens(num_chars)
         return 4 * num_chars + _TEMPLATE_BYTES + _MESSAGE_BYTES * len(request.messages)
+
+
+def _is_same(one: ChatRequest, other: ChatRequest) -> bool:
+    same_parts = one.messages is other.messages and one.tools is other.tools
+    return same_parts and one.system == other.system
 
 
 def request_chars(request: ChatRequest) -> int:

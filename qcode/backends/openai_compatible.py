@@ -48,7 +48,7 @@ from qcode.wire.written_messages import WrittenMessages
 if TYPE_CHECKING:
     import httpx
 
-_TOKENS_PER_CHAR = 0.3  # of JSON with code in it, until an answer's usage tells
+_TOKENS_PER_BYTE = 0.3  # of JSON with code in it, until an answer's usage tells
 _MARGIN_TOKENS = 64
 _MIN_ANSWER_TOKENS = 256
 
@@ -89,7 +89,7 @@ class OpenAICompatibleBackend:
         self._sampling = sampling or SamplingParams()
         self._profile = profile or EndpointProfile()
         self._on_learned = on_learned
-        self._tokens_per_char = _TOKENS_PER_CHAR
+        self._tokens_per_byte = _TOKENS_PER_BYTE
         self._messages = WrittenMessages()
         self.notices = notices
         window = context_window or self._profile.context_window
@@ -174,7 +174,7 @@ class OpenAICompatibleBackend:
         field = self._profile.dialect.max_tokens_field
         window, asked = self._model.context_window, body.get(field)
         if window is not None and isinstance(asked, int):
-            prompt_tokens = round(self._messages.num_chars(body) * self._tokens_per_char)
+            prompt_tokens = round(self._messages.num_bytes(body) * self._tokens_per_byte)
             left = window - prompt_tokens - _MARGIN_TOKENS
             body[field] = min(asked, max(left, _MIN_ANSWER_TOKENS))
         return body
@@ -188,10 +188,10 @@ class OpenAICompatibleBackend:
     # What answers teach
 
     def _learn_from(self, decoder: StreamDecoder, body: JsonObject) -> None:
-        num_chars = self._messages.num_chars(body) if decoder.usage.input_tokens else 0
-        if num_chars >= 1000:
-            measured = decoder.usage.input_tokens / num_chars
-            self._tokens_per_char = min(1.0, max(0.1, measured))
+        num_bytes = self._messages.num_bytes(body) if decoder.usage.input_tokens else 0
+        if num_bytes >= 1000:
+            measured = decoder.usage.input_tokens / num_bytes
+            self._tokens_per_byte = min(1.0, max(0.1, measured))
         dialect = self._profile.dialect
         if decoder.reasoning_field not in ("", dialect.reasoning_field):
             self._learned(dialect=replace(dialect, reasoning_field=decoder.reasoning_field))
@@ -217,7 +217,7 @@ class OpenAICompatibleBackend:
             return False
         self._model = replace(self._model, context_window=window)
         self._learned(context_window=window)
-        num_tokens = self._messages.num_chars(body) * self._tokens_per_char
+        num_tokens = self._messages.num_bytes(body) * self._tokens_per_byte
         fits = num_tokens < window - _MIN_ANSWER_TOKENS
         return fits and self._profile.dialect.max_tokens_field in body
 

@@ -18,7 +18,7 @@ from qcode.wire.openai_request import Dialect, JsonObject, encode_message
 class _Written:
     message: Message
     fields: JsonObject
-    text: str
+    text: bytes
 
 
 class WrittenMessages:
@@ -31,7 +31,7 @@ class WrittenMessages:
     def __init__(self) -> None:
         self._dialect = Dialect()
         self._written: dict[int, _Written] = {}
-        self._texts: dict[int, str] = {}  # by the identity of the fields, which `_written` holds
+        self._texts: dict[int, bytes] = {}  # by the identity of the fields, which `_written` holds
         self.num_written = 0
 
     def encode(self, messages: Sequence[Message], dialect: Dialect) -> list[JsonObject]:
@@ -54,26 +54,27 @@ class WrittenMessages:
         """The JSON of a request."""
         listed = body.get("messages")
         if not isinstance(listed, list):
-            return _json(body).encode("utf-8", "replace")
-        frame = _json({**body, "messages": []})
-        texts = ",".join(self._text(fields) for fields in listed)
-        # Quotes within strings are escaped, so this is the field itself. It stands before all
-        # that the user may have added.
-        text = frame.replace('"messages":[]', f'"messages":[{texts}]', 1)
-        return text.encode("utf-8", "replace")
+            return _json(body)
+        # Quotes within strings are escaped, so what is found is the field itself. It stands before
+        # all that the user may have added.
+        before, _, after = _json({**body, "messages": []}).partition(b'"messages":[]')
+        texts = b",".join([self._text(fields) for fields in listed])
+        return b"".join((before, b'"messages":[', texts, b"]", after))
 
-    def num_chars(self, body: JsonObject) -> int:
+    def num_bytes(self, body: JsonObject) -> int:
         """How long the prompt is, template aside."""
         listed = body.get("messages")
-        num_chars = len(_json(body.get("tools")))
+        num_bytes = len(_json(body.get("tools")))
         if isinstance(listed, list):
-            return num_chars + sum(len(self._text(fields)) for fields in listed)
-        return num_chars
+            num_bytes += sum(len(self._text(fields)) for fields in listed)
+        return num_bytes
 
-    def _text(self, fields: object) -> str:
+    def _text(self, fields: object) -> bytes:
         text = self._texts.get(id(fields))
         return _json(fields) if text is None else text
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def _json(value: object) -> bytes:
+    """Half characters, which UTF-8 cannot say, become question marks."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace")

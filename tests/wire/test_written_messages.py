@@ -112,7 +112,7 @@ def test_half_a_character_does_not_stop_a_request() -> None:
 def test_the_length_is_that_of_messages_and_tools() -> None:
     written, dialect = WrittenMessages(), Dialect()
     short = body_of(written, request([UserMessage(content="begin")]), dialect)
-    length = written.num_chars(short)
+    length = written.num_bytes(short)
     long = body_of(written, request([UserMessage(content="begin" + "x" * 1000)]), dialect)
-    assert written.num_chars(long) == length + 1000
+    assert written.num_bytes(long) == length + 1000
     assert 100 < length < 300

@@ -110,6 +110,7 @@ class EditParams(BaseModel):
 
 class CommandParams(BaseModel):
     command: str
+    timeout: float | None = None
 
 
 class ReadTool:

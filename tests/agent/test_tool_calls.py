@@ -78,9 +78,41 @@ async def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
     assert (await result_of("read_file", arguments)).is_error
 
 
-async def test_a_field_named_twice_is_refused() -> None:
-    message = await result_of("read_file", '{"path": "a.py", "path": "b.py"}')
-    assert "same field twice" in message.content
+async def test_of_a_field_given_twice_the_last_is_taken_and_said() -> None:
+    message = await result_of("read_file", '{"path": "no.py", "path": "a.py"}')
+    assert message.content == "path was given twice; the last was taken.\nprint(1)\n"
+    same = await result_of("read_file", '{"path": "a.py", "path": "a.py"}')
+    assert same.content == "print(1)\n"
+
+
+@pytest.mark.parametrize("name", ["edit", "read_file"])
+async def test_unknown_fields_are_refused_by_name(name: str) -> None:
+    arguments = {"path": "a.py", "text": "x", "file": "b.py", "mode": 1}
+    bench = Bench(calls((name, arguments)), says("ok"))
+    (message,) = await results(bench)
+    assert message.is_error
+    assert "file: there is no such field; mode: there is no such field" in message.content
+    assert "Its fields: path (required), " in message.content
+    assert bench.files["a.py"] == "print(1)\n"
+
+
+async def test_values_given_as_text_are_read_by_schema_and_it_is_said() -> None:
+    message = await result_of("read_file", {"path": "a.py", "limit": "3"})
+    assert message.content == "limit was given as text and read as a number: 3\nprint(1)\n"
+    listed = await result_of("edit", {"path": "a.py", "text": "[1]", "tags": '["one"]'})
+    assert not listed.is_error
+    assert 'tags was given as text and read as a list: ["one"]' in listed.content
+    assert "text was" not in listed.content
+    bad = await result_of("read_file", {"path": "a.py", "limit": "many"})
+    assert bad.is_error
+    assert "limit: Input should be a valid integer" in bad.content
+
+
+@pytest.mark.parametrize("arguments", ['{"path": NaN}', '{"path": ' + "[" * 100_000])
+async def test_what_json_does_not_know_is_refused(arguments: str) -> None:
+    message = await result_of("read_file", arguments)
+    assert message.is_error
+    assert message.content.startswith("Not run: ")
 
 
 async def test_a_raw_newline_in_a_string_has_one_reading_only() -> None:

@@ -56,7 +56,7 @@ def own(name: str) -> ChatTemplate:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(request=requests(reasoning=True))
 def test_prompts_equal_the_checkpoints_own(name: str, request: ChatRequest) -> None:
     template = own(name)

@@ -155,9 +155,7 @@ def _environment(home: Path) -> dict[str, str]:
     """Nothing of the user's settings; the checkout's own code; bytecode is written and used."""
     kept = ("PATH", "LANG", "LC_ALL", "TMPDIR")
     inherited = {name: os.environ[name] for name in kept if name in os.environ}
-    # Of the command's tests nothing is to be timed but their start.
-    plain = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(_ROOT)}
-    return {**inherited, **plain, "HOME": str(home)}
+    return {**inherited, "PYTHONPATH": str(_ROOT), "HOME": str(home)}
 
 
 def _num_records(home: Path) -> int:

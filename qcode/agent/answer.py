@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qcode.agent.repetition import EndlessText
-from qcode.protocol.chunks import Chunk, ReasoningDelta, TextDelta
+from qcode.protocol.chunks import Chunk, ReasoningDelta, TextDelta, ToolCallDelta
 from qcode.protocol.messages import (
     AssistantMessage,
     Block,
@@ -18,6 +18,7 @@ from qcode.protocol.messages import (
     ToolCall,
 )
 
+_ARGUMENT_PATIENCE = 10
 HARNESS = "qcode"
 """The model name of messages that the program itself puts into the conversation."""
 
@@ -34,6 +35,7 @@ class PartialAnswer:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._endless = EndlessText()
+        self._endless_arguments = EndlessText(patience=_ARGUMENT_PATIENCE)
 
     def feed(self, chunk: Chunk) -> bool:
         """True once the answer has become one endless repetition."""
@@ -43,6 +45,8 @@ class PartialAnswer:
         if isinstance(chunk, ReasoningDelta):
             self._reasoning.append(chunk.text)
             return self._endless.feed(chunk.text)
+        if isinstance(chunk, ToolCallDelta):
+            return self._endless_arguments.feed(chunk.arguments)
         return False
 
     @property

@@ -81,22 +81,25 @@ _WINDOWS = ((1_000, 80), (2_400, 200))  # (characters looked at, longest period 
 
 class EndlessText:
     """Notices text that has become one short piece repeated without end (at least 12 times and
-    1,000 characters, which no table or rule in a sane answer reaches)."""
+    1,000 characters, which no table or rule in a sane answer reaches). With `patience` it has to
+    be that many times as long: what is written to a file may repeat itself for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: int = 1) -> None:
+        self._windows = tuple((size * patience, longest) for size, longest in _WINDOWS)
+        self._check_every = _CHECK_EVERY * patience
         self._tail = ""
         self._unchecked = 0
 
     def feed(self, text: str) -> bool:
         """True once the text so far ends in an endless repetition."""
-        self._tail = (self._tail + text)[-_WINDOWS[-1][0] :]
+        self._tail = (self._tail + text)[-self._windows[-1][0] :]
         self._unchecked += len(text)
-        if self._unchecked < _CHECK_EVERY:
+        if self._unchecked < self._check_every:
             return False
         self._unchecked = 0
         return any(
             len(self._tail) >= size and _repeats(self._tail[-size:], longest)
-            for size, longest in _WINDOWS
+            for size, longest in self._windows
         )
 
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcode.agent.answer import PartialAnswer
 from qcode.agent.repetition import EndlessText, RepetitionGuard
+from qcode.protocol.chunks import ToolCallDelta
 from qcode.protocol.messages import ToolCall
 from qcode.protocol.tools import ToolResult
 
@@ -51,6 +53,13 @@ def fed(text: str, size: int) -> bool:
 @given(st.text(min_size=1, max_size=80), st.integers(min_value=1, max_value=500))
 def test_a_repeated_piece_is_noticed_however_it_is_split(piece: str, size: int) -> None:
     assert fed("A sane beginning. " + piece * (3_000 // len(piece) + 1), size)
+
+
+def test_arguments_may_repeat_themselves_for_longer_but_not_for_ever() -> None:
+    answer = PartialAnswer("m")
+    zeros = ToolCallDelta(index=0, call_id="x", name="write_file", arguments="0, " * 100)
+    assert not any(answer.feed(zeros) for _ in range(20))
+    assert any(answer.feed(zeros) for _ in range(100))
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])

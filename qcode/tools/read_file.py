@@ -19,7 +19,7 @@ from qcode.tools.output_limit import limit_line
 from qcode.tools.text_lines import split_lines
 
 MAX_LINES = 2000
-MAX_BYTES = 256 * 1024
+MAX_CHARS = 28_000  # what a conversation takes whole; more would lose its middle there
 MAX_LINE_CHARS = 2000
 
 
@@ -84,8 +84,8 @@ def _numbered(lines: list[str], offset: int, limit: int) -> list[str]:
     size = 0
     for number, line in enumerate(lines[offset : offset + min(limit, MAX_LINES)], offset + 1):
         text = f"{number:6d}\t{limit_line(line.rstrip(chr(13) + chr(10)), MAX_LINE_CHARS)}"
-        size += len(text.encode("utf-8", "replace")) + 1
-        if shown and size > MAX_BYTES:
+        size += len(text) + 1
+        if shown and size > MAX_CHARS:
             break
         shown.append(text)
     return shown

@@ -7,7 +7,7 @@ import pytest
 
 from qcode.protocol.errors import NotText, ToolError
 from qcode.protocol.permissions import Access
-from qcode.tools.read_file import MAX_BYTES, MAX_LINES, ReadFile
+from qcode.tools.read_file import MAX_CHARS, MAX_LINES, ReadFile
 
 if TYPE_CHECKING:
     from tests.tools.conftest import Project
@@ -48,7 +48,7 @@ async def test_much_text_is_bounded_and_long_lines_are_cut(
     assert "… [3000 more characters]" in (await project.run(read_file, file_path="wide")).content
     project.write("heavy", ("é" * 1000 + "\n") * 1000)
     content = (await project.run(read_file, file_path="heavy")).content
-    assert len(content.encode()) < MAX_BYTES + 100
+    assert len(content) < MAX_CHARS + 100
     assert "go on with offset=" in content
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -178,6 +179,10 @@ FORMS: dict[str, tuple[str, list[Simple]]] = {
     "M8 calls in a row without tags between": (
         f"<tool_call>\n{BARE.removesuffix('</tool_call>')}{BARE}",
         [READ_A, READ_A],
+    ),
+    "M9 the optional before the required": (
+        xml("read_file", ("offset", "3"), ("path", "a.py")),
+        [("read_file", '{"offset": 3, "path": "a.py"}')],
     ),
     "M10 long fractions": (
         xml("read_file", ("offset", "72.00000000000000000")),
@@ -358,6 +363,51 @@ def test_call_ids_are_unique() -> None:
         parser.feed(CALL + CALL)
         blocks.extend(parser.finish())
     assert len({block.id for block in blocks if isinstance(block, ToolCall)}) == 4
+
+
+def seconds(text: str) -> float:
+    parser = AnswerParser(TOOLS)
+    begun = time.process_time()
+    parser.feed(text)
+    parser.finish()
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [
+        ("", "<"),
+        ("", "{"),
+        ("", "["),
+        ("", "`"),
+        ("", "\n{"),
+        ("", "<tool_call>"),
+        ("", "<tool_call>" + " " * 63),
+        ("", "\n<function=read_file>"),
+        ("", "```json\n"),
+        ("", '[{"name": "read_file"},\n'),
+        ("", '{"name": "read_file", "arguments": {"a": [\n'),
+        (CALL[: CALL.index("a.py")], "<"),
+        (CALL[: CALL.index("a.py")], "\n</parameter>\n"),
+        (CALL[: CALL.index("a.py")], "<parameter=x>\n"),
+    ],
+)
+def test_hostile_text_takes_time_in_proportion_to_its_length(start: str, unit: str) -> None:
+    short, long = (start + unit * (size // len(unit)) for size in (10_000, 80_000))
+    assert seconds(long) < 30 * seconds(short) + 0.2  # 8 is in proportion, 64 to the square
+
+
+def test_what_grammars_wrote_is_read_to_the_letter() -> None:
+    """Nothing in a value is taken for the markup of a damaged call."""
+    value = "x\n<parameter=content>\ny\n</function>\n<parameter=path>\nz</parameter>"
+    text = xml("write_file", ("path", value), ("content", ""))
+    for pieces in ([text], list(text)):
+        parser = AnswerParser(TOOLS, constrained=True)
+        for piece in pieces:
+            parser.feed(piece)
+        (call,) = parser.finish()
+        assert isinstance(call, ToolCall)
+        assert json.loads(call.arguments) == {"path": value, "content": ""}
 
 
 # Properties

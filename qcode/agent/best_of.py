@@ -73,33 +73,31 @@ class BestOf:
         """The first attempt that passes, and those that ended before without passing."""
         turn.emit(Notice(text=f"{self._num_attempts} attempts begin, each in its own copy."))
         places = [await _in_thread(folders.create) for _ in range(self._num_attempts)]
+        agents = [self._attempt_agent(place, number) for number, place in enumerate(places, 1)]
         tasks = [
-            asyncio.create_task(self._attempt(prompt, number, folder))
-            for number, folder in enumerate(places, start=1)
+            asyncio.create_task(_attempt(agent, prompt, number, folder))
+            for number, (agent, folder) in enumerate(zip(agents, places, strict=True), start=1)
         ]
+        winner: _Attempt | None = None
         lost: list[_Attempt] = []
         try:
             for ended in asyncio.as_completed(tasks):
                 attempt = await ended
                 turn.budget.usage += attempt.finished.usage
                 turn.budget.num_steps += attempt.finished.num_steps
-                turn.emit(Notice(text=_told(attempt)))
-                if attempt.passed:
-                    return attempt, lost
-                lost.append(attempt)
-            return None, lost
+                if winner is None:
+                    turn.emit(Notice(text=_told(attempt)))
+                if winner is None and attempt.passed:
+                    winner = attempt
+                    for agent in agents:  # the others end soon, and say what they used
+                        agent.cancel()
+                else:
+                    lost.append(attempt)
+            return winner, lost
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _attempt(self, prompt: str, number: int, folder: Path) -> _Attempt:
-        finished = TurnFinished(reason="failed", error=QcodeError("It ended without a word."))
-        async with aclosing(self._attempt_agent(folder, number).run(prompt)) as events:
-            async for event in events:
-                if isinstance(event, TurnFinished):
-                    finished = event
-        return _Attempt(number=number, folder=folder, finished=finished)
 
     async def _keep(
         self, winner: _Attempt, changes: tuple[FileChange, ...], top: Path, turn: TurnContext
@@ -131,6 +129,15 @@ class BestOf:
         text = f"None of {self._num_attempts} attempts passed; the files are as they were."
         turn.add(_closing(text))
         return TurnOutcome(reason="failed", text=text, error=TaskNotDone(text))
+
+
+async def _attempt(agent: Agent, prompt: str, number: int, folder: Path) -> _Attempt:
+    finished = TurnFinished(reason="failed", error=QcodeError("It ended without a word."))
+    async with aclosing(agent.run(prompt)) as events:
+        async for event in events:
+            if isinstance(event, TurnFinished):
+                finished = event
+    return _Attempt(number=number, folder=folder, finished=finished)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

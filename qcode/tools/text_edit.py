@@ -64,9 +64,10 @@ def replace_text(text: str, old: str, new: str, *, replace_all: bool = False) ->
 
 def _replace(text: str, old: str, new: str, *, replace_all: bool) -> Edit:
     exact = _exact_spans(text, old)
+    own_newline = "\r\n" if "\r\n" in new else "\n"  # where the text has none
     old, new = with_newlines(old, "\n"), with_newlines(new, "\n")
     if spans := exact or _newline_spans(text, old):
-        return _replace_spans(text, spans, old, new, replace_all=replace_all)
+        return _replace_spans(text, spans, old, new, own_newline, replace_all=replace_all)
     lines = split_lines(text)
     wanted = _trim_blank(split_lines(old))
     if not wanted:
@@ -74,7 +75,9 @@ def _replace(text: str, old: str, new: str, *, replace_all: bool) -> Edit:
     if starts := _line_matches(lines, wanted):
         return _replace_lines(text, lines, starts, old, new)
     if spans := _typographic_spans(text, old):
-        return _replace_spans(text, spans, old, new, replace_all=replace_all, note=MARKS_NOTE)
+        return _replace_spans(
+            text, spans, old, new, own_newline, replace_all=replace_all, note=MARKS_NOTE
+        )
     raise ToolError(not_found(text, wanted))
 
 
@@ -121,11 +124,12 @@ def _replace_spans(
     spans: list[tuple[int, int]],
     old: str,
     new: str,
+    own_newline: str,
     *,
     replace_all: bool,
     note: str = "",
 ) -> Edit:
-    """`old` and `new` have LF alone."""
+    """`old` and `new` have LF alone; `own_newline` stands for it where the text has no newline."""
     if len(spans) > 1 and not replace_all:
         raise ToolError(_several(text, [start for start, _ in spans]))
     head, tail = _common_ends(old, new)
@@ -138,7 +142,7 @@ def _replace_spans(
             continue  # overlaps the one just replaced
         places = _places(text, start, end)
         core_start, core_end = places[head], places[len(places) - 1 - tail]
-        inserted = with_newlines(core, newline_at(text, core_start) or "\n")
+        inserted = with_newlines(core, newline_at(text, core_start) or own_newline)
         pieces += [text[position:core_start], inserted]
         changes.append((core_start, inserted))
         position = core_end

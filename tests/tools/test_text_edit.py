@@ -276,6 +276,8 @@ def test_an_edit_and_its_reverse_are_identity(text_and_old: tuple[str, str], new
         restored = replace_text(edited.text, new, old)
     except ToolError:
         return
+    if "\n" not in edited.text and "\r\n" in text and "\r\n" not in old:
+        return  # the last newline went, and nothing says any more which it was
     if not edited.note and not restored.note:
         assert restored.text == text
 

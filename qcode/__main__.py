@@ -12,14 +12,19 @@ def main() -> None:
         print(f"qcode {__version__}")
         return
     import gc
+    import os
 
+    # Code that happens to be installed beside qcode has no business in it, and looking for it in
+    # every distribution takes time.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # What is loaded lives to the end. Searching it for garbage, many times while it is loaded and
+    # once more at the end, would take a tenth of the start and most of the exit.
+    gc.set_threshold(100_000)
     from qcode.cli.app import app
 
     try:
         app()
     finally:
-        # The interpreter ends with a search for garbage among all that was ever loaded, which
-        # takes longer than everything else at exit. It finds nothing here.
         gc.freeze()
 
 

@@ -19,9 +19,10 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # What is loaded lives to the end. Searching it for garbage, many times while it is loaded and
     # once more at the end, would take a tenth of the start and most of the exit.
-    gc.set_threshold(100_000)
+    gc.disable()
     from qcode.cli.app import app
 
+    gc.enable()
     try:
         app()
     finally:

@@ -79,6 +79,12 @@ def test_a_module_loads_no_more_than_it_must(module: str, allowed: set[str]) -> 
     assert modules_after(f"import {module}") & HEAVY <= allowed
 
 
+def test_leaving_out_a_part_of_httpx_leaves_nothing_behind() -> None:
+    loaded = modules_after("import qcode.backends.http, httpx; httpx.Client().close()")
+    assert "httpx" in loaded
+    assert not {"httpx._main", "rich", "click"} & loaded
+
+
 def test_import_contracts_hold() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],

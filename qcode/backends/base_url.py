@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-import httpx
-
+from qcode.backends.lean_httpx import httpx
 from qcode.protocol.errors import InvalidResponse
 
 

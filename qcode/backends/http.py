@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-import httpx
-
 from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
+from qcode.backends.lean_httpx import httpx
 from qcode.backends.retry import MAX_RETRY_AFTER_S, Failure
 from qcode.backends.server_events import (
     ACCEPTED_ENCODINGS,

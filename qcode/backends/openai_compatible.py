@@ -46,7 +46,7 @@ from qcode.wire.openai_request import JsonObject, encode_request, unstreamed
 from qcode.wire.written_messages import WrittenMessages
 
 if TYPE_CHECKING:
-    import httpx
+    from qcode.backends.lean_httpx import httpx
 
 _TOKENS_PER_BYTE = 0.3  # of JSON with code in it, until an answer's usage tells
 _MARGIN_TOKENS = 64

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-import httpx
+from qcode.backends.lean_httpx import httpx
 
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_LINE_CHARACTERS = 1 << 20

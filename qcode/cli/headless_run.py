@@ -49,11 +49,12 @@ _BROKEN_PIPE = SIGNAL + 13
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
     """What comes in and goes out. `prompt` is the argument as typed; without it, and with `-`,
-    standard input is read. `many` prompts are read as stream-json, whatever `prompt` is.
-    `json_schema` is a schema or the name of its file."""
+    standard input is read. Data beside it is waited for if `wait`. `many` prompts are read as
+    stream-json, whatever `prompt` is. `json_schema` is a schema or the name of its file."""
 
     prompt: str | None
     output_format: OutputFormat
+    wait: bool = False
     many: bool = False
     partial: bool = False
     output_file: Path | None = None
@@ -116,7 +117,11 @@ class HeadlessRun:
 
     async def _read_prompt(self) -> PromptInput:
         return await asyncio.to_thread(
-            read_prompt_input, self._streams.prompt, sys.stdin, self._progress.line
+            read_prompt_input,
+            self._streams.prompt,
+            sys.stdin,
+            self._progress.line,
+            wait=self._streams.wait,
         )
 
     async def _open_agent(self) -> Agent:

@@ -19,7 +19,7 @@ from qcode.tools.output_limit import limit_text
 MAX_BYTES = 4 << 20
 MAX_PIPED_BYTES = 64 << 20
 # A parent process may leave a pipe open that nobody will ever write to.
-SILENCE_S = 10.0
+SILENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,11 @@ def read_prompt_input(
     tell: Callable[[str], None],
     *,
     example: str = 'qcode run "fix the failing test"',
+    wait: bool = False,
 ) -> PromptInput:
-    """`-` or no argument: standard input is the task. With an argument, what is piped in is data.
-    Raises `BadInput` where that gives no task."""
+    """`-` or no argument: standard input is the task. With an argument, what is piped in is data,
+    unless nothing comes for `SILENCE_S`; `wait` for it however long it takes. Raises `BadInput`
+    where that gives no task."""
     piped = ""
     if argument is None or argument == "-":
         if stdin is None or (stdin.isatty() and argument is None):
@@ -46,7 +48,9 @@ def read_prompt_input(
         task = _decoded(_read_all(stdin.fileno(), MAX_BYTES))
     else:
         task = argument
-        if stdin is not None and _is_piped(stdin.fileno()):
+        if stdin is not None and wait:
+            piped = _decoded(_read_all(stdin.fileno(), MAX_PIPED_BYTES))
+        elif stdin is not None and _is_piped(stdin.fileno()):
             piped = _decoded(_read_if_written(stdin.fileno(), tell))
     if not task.strip():
         raise BadInput("The prompt is empty.", f"Give one: {example}")
@@ -112,12 +116,12 @@ def _is_piped(descriptor: int) -> bool:
 
 
 def _read_if_written(descriptor: int, tell: Callable[[str], None]) -> bytes:
-    readable, _, _ = select.select([descriptor], [], [], 1.0)
+    readable, _, _ = select.select([descriptor], [], [], SILENCE_S)
     if not readable:
-        tell(f"waiting up to {SILENCE_S:.0f} s for standard input (</dev/null: none)")
-        readable, _, _ = select.select([descriptor], [], [], SILENCE_S - 1.0)
-    if not readable:
-        tell("warning: standard input stayed silent and is ignored; `qcode run -` waits for it")
+        tell(
+            f"warning: standard input was silent for {SILENCE_S:.0f} s and is ignored; "
+            "to wait for it, put - after the task"
+        )
         return b""
     return _read_all(descriptor, MAX_PIPED_BYTES)
 

@@ -42,7 +42,9 @@ def run(
     context: typer.Context,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to do. `-`, or nothing: read it from standard input."),
+        typer.Argument(
+            help="What to do. `-`, or nothing: read it from standard input. TASK -: wait for data."
+        ),
     ] = None,
     output_format: Annotated[
         Literal["text", "json", "stream-json"],
@@ -131,11 +133,12 @@ def run(
     Progress goes to stderr, the answer to stdout. What would need a person's yes is refused,
     unless stdin and stderr are a terminal.
     """
-    if context.args:
+    wait = context.args == ["-"]
+    if context.args and not wait:
         task = " ".join([prompt or "", *context.args])
         context.fail(f"Put the task in quotes: qcode run {shlex.quote(task)}")
     many = input_format == "stream-json"
-    if many and (prompt not in (None, "-") or output_format != "stream-json"):
+    if many and (prompt not in (None, "-") or wait or output_format != "stream-json"):
         context.fail("--input-format stream-json takes no prompt and needs --output-format too.")
     open_missing_streams()
     configure_logging(Locations.from_environment(os.environ).log, verbose=verbose)
@@ -169,6 +172,7 @@ def run(
     )
     streams = Streams(
         prompt=prompt,
+        wait=wait,
         output_format=output_format,
         many=many,
         partial=include_partial_messages,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from qcode.cli.prompt_input import (
     MAX_BYTES,
+    SILENCE_S,
     PromptInput,
     framed,
     read_prompt,
@@ -118,3 +120,29 @@ def test_too_much(tmp_path: Path) -> None:
     file.write_bytes(b"x" * (MAX_BYTES + 1))
     with file.open() as stdin, pytest.raises(BadInput, match="4 MiB"):
         read_prompt_input(None, stdin, quiet)
+
+
+def test_a_silent_standard_input_holds_nobody_up() -> None:
+    said: list[str] = []
+    read, write = os.pipe()
+    with os.fdopen(read) as stdin:
+        assert read_prompt_input("fix", stdin, said.append) == PromptInput(task="fix")
+    os.close(write)
+    [note] = said
+    assert "is ignored" in note
+    assert "put - after the task" in note
+
+
+def test_data_that_will_come_is_waited_for() -> None:
+    read, write = os.pipe()
+
+    def write_late() -> None:
+        with os.fdopen(write, "wb") as stream:
+            stream.write(b"late")
+
+    late = threading.Timer(SILENCE_S + 0.2, write_late)
+    late.start()
+    with os.fdopen(read) as stdin:
+        both = read_prompt_input("explain", stdin, quiet, wait=True)
+    late.join()
+    assert both == PromptInput(task="explain", piped="late")

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,6 +70,14 @@ def measure(
         home.mkdir()
         scenario.prepare(project)
         return asyncio.run(_Run(scenario, project, home).through(command))
+
+
+def bare_python_s() -> float:
+    """The start and end of an interpreter with asyncio: what this machine takes at the moment for
+    what no Python program can avoid."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+    return time.monotonic() - started
 
 
 class _Run:

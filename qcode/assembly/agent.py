@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcode.assembly.backend import create_backend
 from qcode.config.locations import Locations
-from qcode.protocol.errors import SettingsError
+from qcode.protocol.errors import SandboxUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
@@ -41,7 +41,7 @@ def create_agent(
     JSON Schema that the closing answer of each turn must obey. `shown_cwd` is what the model is
     told of where it works.
 
-    Raises `SettingsError`, `ModelStoreError`, `EngineError`.
+    Raises `SandboxUnavailable`, `SettingsError`, `ModelStoreError`, `EngineError`.
     """
     from qcode.agent.agent import Agent
     from qcode.agent.answer_form import AnswerForm
@@ -50,6 +50,7 @@ def create_agent(
     from qcode.config.budgets import turn_limits
     from qcode.protocol.sampling import SamplingParams
 
+    check_sandbox(settings)
     if backend is None:
         backend = create_backend(settings)
     root = workspace.root
@@ -105,6 +106,15 @@ def create_agent(
         ),
         spill_directory=Locations.from_environment(os.environ).spilled_output,
     )
+
+
+def check_sandbox(settings: Settings) -> None:
+    """Raises `SandboxUnavailable` where one is required."""
+    if settings.sandbox == "require":
+        raise SandboxUnavailable(
+            "A sandbox for commands is required, and this version has none.",
+            "Leave out --sandbox require; what may run unasked is decided by allow and deny.",
+        )
 
 
 def create_workspace(root: Path) -> Workspace:

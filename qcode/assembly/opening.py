@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from qcode.assembly.agent import create_agent, create_workspace
+from qcode.assembly.agent import check_sandbox, create_agent, create_workspace
 from qcode.assembly.backend import Obtain, create_backend
 from qcode.config.locations import Locations
 from qcode.config.options import RunOptions, SessionChoice
@@ -33,12 +33,13 @@ def open_agent(
     in a thread where a person waits. `tell` gets lines for the person. A `backend` that an earlier
     conversation made is used again: a loaded model stays loaded.
 
-    Raises `SettingsError`, `SessionError`, `BadInput` (the answer's schema is none),
-    `ModelStoreError`, `EngineError`.
+    Raises `SandboxUnavailable`, `SettingsError`, `SessionError`, `BadInput` (the answer's schema
+    is none), `ModelStoreError`, `EngineError`.
     """
     loaded = load_settings(options)
     for notice in loaded.notices:
         tell(notice)
+    check_sandbox(loaded.settings)
     session = open_session(options.session, project=options.cwd)
     if backend is None:
         backend = create_backend(loaded.settings, obtain=obtain, tell=tell)

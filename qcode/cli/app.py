@@ -26,6 +26,7 @@ from qcode.cli.flags import (
     KVDtypeFlag,
     ModelFlag,
     ProfileFlag,
+    SandboxFlag,
     TrustFlag,
     VerboseFlag,
     YoloFlag,
@@ -108,6 +109,7 @@ def converse(
     allow: AllowFlag = None,
     deny: DenyFlag = None,
     profile: ProfileFlag = None,
+    sandbox: SandboxFlag = None,
     trust: TrustFlag = False,
     verbose: VerboseFlag = False,
     version: Annotated[
@@ -128,6 +130,7 @@ def converse(
         allow=allow,
         deny=deny,
         profile=profile,
+        sandbox=sandbox,
     )
     session = session_choice(go_on=go_on, resume=resume)
     if context.invoked_subcommand is not None:

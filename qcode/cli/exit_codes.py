@@ -11,6 +11,7 @@ from qcode.protocol.errors import (
     LimitReached,
     QcodeError,
     RateLimited,
+    SandboxUnavailable,
     SessionError,
     SettingsError,
 )
@@ -21,6 +22,7 @@ FAILED = 1
 USAGE = 2
 AUTHENTICATION = 41
 BAD_INPUT = 42
+NO_SANDBOX = 44
 CONFIGURATION = 52
 TURN_LIMIT = 53
 OTHER_LIMIT = 55
@@ -36,6 +38,8 @@ def exit_code_of_error(error: QcodeError) -> int:
             return AUTHENTICATION
         case BackendUnavailable() | RateLimited():
             return TRY_AGAIN
+        case SandboxUnavailable():
+            return NO_SANDBOX
         case SettingsError():
             return CONFIGURATION
         case BadInput() | SessionError():

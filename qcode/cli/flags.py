@@ -65,6 +65,10 @@ ProfileFlag = Annotated[
     Literal["auto", "lean", "full"] | None,
     typer.Option("--profile", help="How much the model is told and offered."),
 ]
+SandboxFlag = Annotated[
+    Literal["auto", "require"] | None,
+    typer.Option("--sandbox", help="require: refuse to start without a sandbox (none yet)."),
+]
 TrustFlag = Annotated[
     bool, typer.Option("--trust", help="Read the folder's .qcode/config.toml for this run.")
 ]

@@ -19,6 +19,7 @@ from qcode.cli.flags import (
     KVDtypeFlag,
     ModelFlag,
     ProfileFlag,
+    SandboxFlag,
     TrustFlag,
     VerboseFlag,
     YoloFlag,
@@ -99,6 +100,7 @@ def run(
         typer.Option(metavar="N", help="Attempts in copies; --verify chooses the one to keep."),
     ] = None,
     profile: ProfileFlag = None,
+    sandbox: SandboxFlag = None,
     max_turns: Annotated[
         str | None, typer.Option(metavar="N", help="Model requests at most; exit 53 beyond.")
     ] = None,
@@ -156,6 +158,7 @@ def run(
         verify=verify,
         best_of=best_of,
         profile=profile,
+        sandbox=sandbox,
         max_turns=max_turns,
         max_wall_time=max_wall_time,
         max_tool_calls=max_tool_calls,

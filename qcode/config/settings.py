@@ -134,6 +134,11 @@ class Settings(BaseModel):
         "models too weak to be left alone with it.",
     )
 
+    sandbox: Literal["auto", "require"] = Field(
+        default="auto",
+        description="Whether commands must run in an operating-system sandbox: require refuses to "
+        "start without one. This version has none yet.",
+    )
     profile: Literal["auto", "lean", "full"] = Field(
         default="auto",
         description="How much the model is told and offered: lean is a short prompt and five "

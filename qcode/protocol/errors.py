@@ -103,6 +103,10 @@ class PeerError(QcodeError):
     """An MCP, ACP or HTTP peer misbehaved."""
 
 
+class SandboxUnavailable(QcodeError):
+    """A sandbox was required for commands, and this machine or version has none."""
+
+
 class BadInput(QcodeError):
     """A prompt, standard input or file given to the command that cannot be worked with."""
 

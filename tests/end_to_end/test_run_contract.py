@@ -411,6 +411,14 @@ def test_a_terminal_that_shows_no_questions_is_not_asked(qcode: Qcode) -> None:
     assert (qcode.project / "adding.py").read_text() == BROKEN
 
 
+def test_a_required_sandbox_that_is_not_there_ends_the_run(qcode: Qcode) -> None:
+    script = qcode.script({"calls": [EDIT]}, {"text": "Done."})
+    done = qcode.run("run", "do", f"--model={script}", "--sandbox=require", "--yolo")
+    assert (done.returncode, done.stdout) == (44, "")
+    assert "sandbox" in done.stderr
+    assert (qcode.project / "adding.py").read_text() == BROKEN
+
+
 def test_the_verify_command_needs_its_tool(qcode: Qcode) -> None:
     script = qcode.script({"text": "x"})
     done = qcode.run("run", "do", f"--model={script}", "--tools=Read", "--verify=true")

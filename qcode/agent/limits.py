@@ -90,7 +90,7 @@ class Budget:
         return max(0.0, self.limits.max_wall_time_s - (time.monotonic() - self._started))
 
     def out_of_time(self) -> LimitReached:
-        return reached("max_wall_time_s", f"{self.limits.max_wall_time_s:g} seconds")
+        return reached("max_wall_time", f"{self.limits.max_wall_time_s:g} seconds")
 
 
 def reached(limit: str, amount: str) -> LimitReached:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 
 from qcode.backends.lean_httpx import httpx
-from qcode.protocol.errors import InvalidResponse
+from qcode.protocol.errors import SettingsError
 
 
 def normalise_base_url(text: str) -> httpx.URL:
     """The URL that `chat/completions` is appended to. A bare host gets `/v1`, and a scheme:
-    http on this machine, https elsewhere. Raises InvalidResponse."""
+    http on this machine, https elsewhere. Raises SettingsError."""
     text = text.strip()
     if "://" not in text:
         host = text.partition("/")[0].rpartition(":")
@@ -19,9 +19,13 @@ def normalise_base_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
-        raise InvalidResponse(f"{text!r} is not a base URL: {error}") from error
+        raise SettingsError(
+            f"{text!r} is not a base URL: {error}", "Write it as http://HOST:PORT/v1."
+        ) from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidResponse(f"{text!r} is not the base URL of a server")
+        raise SettingsError(
+            f"{text!r} is not the base URL of a server", "Write it as http://HOST:PORT/v1."
+        )
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url.copy_with(path=path or "/v1", fragment=None)
 

@@ -63,7 +63,7 @@ class Endpoint:
 def connect(endpoint: Endpoint, store: ProfileStore) -> OpenAICompatibleBackend:
     """Asks the server which model it serves and with which window, unless that is known already,
     and keeps the answer. Blocks; a server that does not answer is left for the first request to
-    report. Raises InvalidResponse for an impossible URL."""
+    report. Raises SettingsError for an impossible URL, key or header."""
     asker = endpoint.open()
     is_local = asker.is_local
     known = store.load(endpoint.base_url, endpoint.model) if endpoint.model else None

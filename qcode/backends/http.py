@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from qcode.backends.server_events import (
     body_pieces,
     json_object,
 )
-from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse
+from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse, SettingsError
 from qcode.wire.openai_errors import error_from_payload
 
 MAX_ERROR_BYTES = 64 << 10
@@ -79,23 +80,34 @@ class ChatEndpoint:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = normalise_base_url(base_url)
+        if api_key is not None:
+            api_key = _sendable("the API key", api_key)
+        headers = {
+            name: _sendable(f"the header {name}", value) for name, value in (headers or {}).items()
+        }
         self.is_local = is_loopback(self.url)
-        self._secrets = [value for value in (headers or {}).values() if len(value) >= _MIN_SECRET]
+        self._secrets = [value for value in headers.values() if len(value) >= _MIN_SECRET]
         if api_key:
             self._secrets.append(api_key)
         self._timers = timers or (LOCAL_TIMERS if self.is_local else Timers())
         sent = {"User-Agent": _USER_AGENT, "Accept-Encoding": ACCEPTED_ENCODINGS}
         if api_key:
             sent["Authorization"] = f"Bearer {api_key}"
-        sent.update(headers or {})
-        self._client = httpx.AsyncClient(
-            headers=sent,
-            timeout=httpx.Timeout(None, connect=self._timers.connect_s),
-            trust_env=not self.is_local,  # a proxy has no business between us and this machine
-            follow_redirects=False,
-            transport=transport,
-            verify=_certificates() if self.url.scheme == "https" else _no_certificates(),
-        )
+        sent.update(headers)
+        try:
+            self._client = httpx.AsyncClient(
+                headers=sent,
+                timeout=httpx.Timeout(None, connect=self._timers.connect_s),
+                trust_env=not self.is_local,  # a proxy has no business between us and this machine
+                follow_redirects=False,
+                transport=transport,
+                verify=_certificates() if self.url.scheme == "https" else _no_certificates(),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise SettingsError(
+                f"The proxy set for this machine cannot be used: {self.redact(str(error))}",
+                f"Check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or add {self.url.host} to NO_PROXY.",
+            ) from error
 
     @property
     def shown_url(self) -> str:
@@ -142,6 +154,8 @@ class ChatEndpoint:
                 yield payload
                 yield None
                 return
+            if "html" in response.headers.get("content-type", ""):
+                raise self._final("answered with a web page")
             async with aclosing(self._events(response, has_output, start)) as events:
                 async for event in events:
                     yield event
@@ -287,6 +301,8 @@ class ChatEndpoint:
         elif _caused_by(error, socket.gaierror):
             message = f"the name {self.url.host} of {self.shown_url} cannot be resolved"
             hint = "check its spelling, and the network"
+        elif not self.is_local and urllib.request.getproxies():
+            hint = "check the URL, and the proxy: HTTPS_PROXY and NO_PROXY"
         return RequestFailed(Failure(kind="connect"), BackendUnavailable(message, hint))
 
     def _broken(self, what: str) -> RequestFailed:
@@ -300,6 +316,18 @@ class ChatEndpoint:
     ) -> RequestFailed:
         message = f"{self.shown_url} {what}"
         return RequestFailed(Failure(kind="final"), InvalidResponse(message, hint))
+
+
+def _sendable(what: str, value: str) -> str:
+    """The value as a header may carry it, without the line end it was read with. Raises
+    SettingsError, which does not show it."""
+    value = value.strip()
+    if value.isascii() and value.isprintable():
+        return value
+    raise SettingsError(
+        f"{what[0].upper()}{what[1:]} holds a line break or another character that cannot be sent.",
+        "Set it anew: one line of plain ASCII.",
+    )
 
 
 @functools.cache

@@ -30,7 +30,7 @@ _VERDICT_WIDTH = 9
 
 def probe(endpoint: str, *, model: str | None, key: str | None, as_json: bool) -> int:
     """Asks, prints, keeps the profile; returns the exit code: 1 where something is missing.
-    Raises SettingsError, and InvalidResponse for an impossible URL."""
+    Raises SettingsError, also for an impossible URL."""
     settings = load_settings(RunOptions(cwd=Path.cwd())).settings
     chosen = _chosen(settings, endpoint, model, key)
     show = _no_line if as_json else _print_line

@@ -18,9 +18,11 @@ _COMMAND_TIMEOUT_S = 30.0
 _MAX_SECRET = 16_384
 
 
-def _http(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("not an http:// or https:// URL")
+def http_url(url: str) -> str:
+    """A base URL without the slashes at its end. Raises ValueError."""
+    url = url.strip()
+    if not re.match(r"https?://[^/?#]", url):
+        raise ValueError("not a URL as http://HOST:PORT/v1 or https://HOST/v1")
     return url.rstrip("/")
 
 
@@ -67,7 +69,7 @@ class NamedModel(_Table):
     from the environment, or `!COMMAND`, whose output they are. `cost_input` and `cost_output` are
     the prices of a million tokens."""
 
-    base_url: Annotated[str, AfterValidator(_http)]
+    base_url: Annotated[str, AfterValidator(http_url)]
     model: str | None = None
     api_key: SecretStr | None = None
     headers: dict[str, SecretStr] = Field(default_factory=dict)
@@ -96,7 +98,9 @@ def resolve_secret(written: str, *, place: str, environment: Mapping[str, str]) 
     name = variable[1] or variable[2]
     if value := environment.get(name):
         return value
-    raise SettingsError(f"{place}: the environment variable {name} is not set")
+    raise SettingsError(
+        f"{place}: the environment variable {name} is not set", f"Set it: export {name}=..."
+    )
 
 
 def _output_of(command: str, place: str, environment: Mapping[str, str]) -> str:
@@ -112,10 +116,18 @@ def _output_of(command: str, place: str, environment: Mapping[str, str]) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        raise SettingsError(f"{place}: the command for the key did not end") from None
+        raise SettingsError(
+            f"{place}: the command for the key did not end within {_COMMAND_TIMEOUT_S:.0f} s",
+            "It gets no terminal and no input, so it cannot ask for anything.",
+        ) from None
     if done.returncode != 0:
-        raise SettingsError(f"{place}: the command for the key failed (exit {done.returncode})")
+        raise SettingsError(
+            f"{place}: the command for the key failed (exit {done.returncode})",
+            "Run it in a shell to see what it says.",
+        )
     secret = os.fsdecode(done.stdout[: _MAX_SECRET + 1]).strip()
     if not secret or len(secret) > _MAX_SECRET or "\n" in secret:
-        raise SettingsError(f"{place}: the command for the key must print it, and nothing else")
+        raise SettingsError(
+            f"{place}: the command for the key must print it, in one line, and nothing else"
+        )
     return secret

@@ -6,16 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from qcode.config.named_models import NamedModel
+from qcode.config.named_models import NamedModel, http_url
 from qcode.config.quantities import ContextTokens, PositiveInt, Seconds
 from qcode.engine.options import KVDtypeName
 from qcode.protocol.permissions import Mode
 
 
 def _http_or_local(url: str) -> str:
-    if url != "local" and not url.startswith(("http://", "https://")):
-        raise ValueError("not an http:// or https:// URL, and not `local`")
-    return url.rstrip("/")
+    if url == "local":
+        return url
+    try:
+        return http_url(url)
+    except ValueError as error:
+        raise ValueError(f"{error}, and not `local`") from error
 
 
 def _words(value: object) -> object:

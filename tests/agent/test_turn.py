@@ -167,7 +167,7 @@ async def test_wall_time_is_a_limit_even_inside_a_tool() -> None:
     finished = (await play(bench.agent, "go"))[-1]
     assert isinstance(finished, TurnFinished)
     assert isinstance(finished.error, LimitReached)
-    assert finished.error.limit == "max_wall_time_s"
+    assert finished.error.limit == "max_wall_time"
     assert_well_formed(bench.agent)
 
 

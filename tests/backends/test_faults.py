@@ -44,6 +44,7 @@ from qcode.protocol.errors import (
     ContextOverflow,
     InvalidResponse,
     RateLimited,
+    SettingsError,
 )
 from qcode.protocol.messages import UserMessage
 from qcode.protocol.sampling import SamplingParams
@@ -471,3 +472,42 @@ async def test_endless_arguments_are_refused() -> None:
         error = await failure_of(server.url)
         assert server.num_connections == 1
     assert "1 MiB" in error.message
+
+
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very\r\nX: secret", "sk-verys\u00e9cret"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(key: str) -> None:
+    with pytest.raises(SettingsError, match="API key") as caught:
+        backend_for("http://127.0.0.1:9/v1", api_key=key)
+    assert "very" not in caught.value.message
+    with pytest.raises(SettingsError, match="header X-Key") as caught:
+        backend_for("http://127.0.0.1:9/v1", headers={"X-Key": key})
+    assert "very" not in caught.value.message
+
+
+async def test_the_line_end_a_key_was_read_with_is_not_part_of_it() -> None:
+    async with FaultServer(respond(ANSWER)) as server:
+        await ask(server.url, api_key=f"{KEY}\r\n")
+
+
+@pytest.mark.parametrize("proxy", ["socks9://127.0.0.1:9", "http://bar:x"])
+async def test_a_proxy_that_cannot_be_used_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(SettingsError, match="proxy"):
+        backend_for("http://model.invalid/v1")
+
+
+async def test_a_web_page_is_no_answer_and_is_not_asked_for_again() -> None:
+    page = respond(b"<html>Welcome</html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    async with FaultServer(page) as server:
+        with pytest.raises(InvalidResponse, match="web page") as caught:
+            await ask(server.url)
+        assert server.num_connections == 1
+    assert "base URL" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["http://", "ftp://host/v1", "http://[::1:9/v1", ""])
+def test_what_is_no_base_url_is_a_wrong_setting(url: str) -> None:
+    with pytest.raises(SettingsError, match="base URL"):
+        backend_for(url)

@@ -45,7 +45,7 @@ def limit(name: str) -> LimitReached:
         (SessionError("x"), 42),
         (SettingsError("x"), 52),
         (limit("max_turns"), 53),
-        (limit("max_wall_time_s"), 55),
+        (limit("max_wall_time"), 55),
         (limit("max_tool_calls"), 55),
         (limit("max_tokens"), 55),
         (limit("max_cost"), 55),

@@ -142,7 +142,7 @@ def test_a_bad_table_is_named_with_its_key(home: Home, line: str, says: str, hin
 def test_a_table_needs_a_url(home: Home) -> None:
     with pytest.raises(SettingsError, match=r"models\.lab\.base_url: Field required"):
         home.load('[models.lab]\nmodel = "x"\n')
-    with pytest.raises(SettingsError, match="not an http"):
+    with pytest.raises(SettingsError, match="not a URL as http"):
         home.load('[models.lab]\nbase_url = "gpu:8000"\n')
 
 

@@ -188,7 +188,7 @@ def test_a_key_others_can_read_is_refused(machine: Machine) -> None:
         ("modle = 'x'", "config.toml:1: modle: there is no such setting"),
         ("seed = 1\nmax_turns = 0", "config.toml:2: max_turns: .*greater than 0"),
         ("approval_mode = 'brave'", "config.toml:1: approval_mode"),
-        ("base_url = 'localhost:8000'", "config.toml:1: base_url: not an http"),
+        ("base_url = 'localhost:8000'", "config.toml:1: base_url: not a URL as http"),
         ("max_wall_time = 'soon'", "config.toml:1: max_wall_time: not a duration"),
         ("deny = 'Bash'", "config.toml:1: deny"),
         ("deny = ['Bsh(rm:*)']", "config.toml:1: deny: malformed permission rule"),

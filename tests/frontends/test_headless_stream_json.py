@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qcode.frontends.stream_json import JsonObject, RunFacts, StreamJson
+from qcode.frontends.partial_messages import JsonObject
+from qcode.frontends.stream_json import RunFacts, StreamJson
 from qcode.protocol.chunks import ReasoningDelta, Retrying, TextDelta, ToolCallDelta
 from qcode.protocol.errors import BackendUnavailable, LimitReached
 from qcode.protocol.events import (
@@ -171,14 +172,14 @@ def test_every_stream_of_partial_messages_is_well_formed() -> None:
 
 
 LIMIT = LimitReached("Stopped at the limit of 3 model requests.", limit="max_turns")
-TIME = LimitReached("Stopped at the limit of 5 seconds.", limit="max_wall_time_s")
+TIME = LimitReached("Stopped at the limit of 5 seconds.", limit="max_wall_time")
 
 
 @pytest.mark.parametrize(
     ("finished", "subtype", "kind"),
     [
         (TurnFinished(reason="limit", error=LIMIT), "error_max_turns", "max_turns"),
-        (TurnFinished(reason="limit", error=TIME), "error_during_execution", "max_wall_time_s"),
+        (TurnFinished(reason="limit", error=TIME), "error_during_execution", "max_wall_time"),
         (TurnFinished(reason="cancelled"), "error_during_execution", "cancelled"),
         (
             TurnFinished(reason="failed", error=BackendUnavailable("gone", "Start it.")),

@@ -29,6 +29,14 @@ def is_running(pid: int) -> bool:
     return done.stdout.strip()[:1] not in ("", "Z")
 
 
+def assert_killed(pid: int) -> None:
+    """What was killed may take a moment to be gone on a busy machine."""
+    until = time.monotonic() + 2
+    while is_running(pid):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def child_that_is_hard_to_end(project: Path) -> tuple[dict[str, object], Callable[[], int]]:
     """A command that ignores what is polite and whose child leaves its group, and how to wait for
     the child's process id."""
@@ -71,7 +79,7 @@ def test_a_signal_while_a_command_runs(qcode: Qcode, number: int, code: int) -> 
     process.send_signal(number)
     assert process.wait(timeout=20) == code
     assert time.monotonic() - began < MAX_END_S
-    assert not is_running(child)
+    assert_killed(child)
     assert_goes_on(qcode, said="work")
 
 
@@ -89,7 +97,7 @@ def test_a_reader_that_goes_away_while_a_command_runs(qcode: Qcode, output_forma
     process.stdout.close()
     assert process.wait(timeout=20) == 141
     assert time.monotonic() - began < MAX_END_S
-    assert not is_running(child)
+    assert_killed(child)
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     assert_goes_on(qcode, said="work")

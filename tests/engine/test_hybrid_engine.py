@@ -23,9 +23,19 @@ from qcode.engine.scheduling.sequence import RequestId, TokenLogprobs
 from qcode.engine.scheduling.state_pool import SNAPSHOT_SPACING
 from qcode.protocol.sampling import SamplingParams
 
-GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=10, logprobs=3)
+# An end token would be computed and not be in the answer: what is cached is counted without one.
+GREEDY = SamplingParams(
+    temperature=0, repetition_penalty=1.0, max_tokens=10, logprobs=3, ignore_eos=True
+)
 SAMPLED = SamplingParams(
-    temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=5, max_tokens=10, logprobs=3
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    repetition_penalty=1.0,
+    seed=5,
+    max_tokens=10,
+    logprobs=3,
+    ignore_eos=True,
 )
 OPTIONS = EngineOptions(kv_dtype="float32", num_threads=1)
 

@@ -72,6 +72,11 @@ class Replayed:
     def report(self) -> str:
         if self.difference is not None:
             return self.difference.report()
+        if not self.num_requests + self.num_answers + self.num_results:
+            return (
+                "Nothing to compare: the session records no requests. "
+                "Turns that qcode led itself, and attempts of --best-of, leave only their outcome."
+            )
         return (
             f"The same: {self.num_requests} requests, {self.num_answers} answers and "
             f"{self.num_results} results were held against the record."

@@ -184,3 +184,7 @@ async def test_the_golden_session_still_runs_as_it_did(tmp_path: Path) -> None:
     model = ScriptedModel(answers())
     asked = await run_again(tmp_path, Replay(record=records.entries, ask=True), model)
     assert asked.difference is None
+
+
+def test_a_session_without_requests_is_not_called_the_same() -> None:
+    assert Replayed().report().startswith("Nothing to compare")

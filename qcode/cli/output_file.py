@@ -27,7 +27,7 @@ def write_whole(file: Path, text: str) -> None:
     `OSError`."""
     target = file.resolve()
     if target.exists() and not target.is_file():
-        target.write_text(text, encoding="utf-8")
+        _write_through(target, text)
         return
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
@@ -42,6 +42,15 @@ def write_whole(file: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def _write_through(target: Path, text: str) -> None:
+    """To open a pipe that nobody reads would wait for ever, and no signal would end it: that is an
+    error. Once open, it may fill up and be waited for."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _umask() -> int:

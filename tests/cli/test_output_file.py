@@ -73,3 +73,14 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is a folder"):
         check_place(tmp_path)
     check_place(tmp_path / "file")
+
+
+def test_a_pipe_is_written_to_where_somebody_reads_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):
+        write_whole(pipe, "answer")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "answer")
+    assert os.read(reader, 100) == b"answer"
+    os.close(reader)

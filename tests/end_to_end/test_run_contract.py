@@ -56,6 +56,12 @@ def test_data_too_long_for_the_prompt_is_there_for_the_model_to_search(qcode: Qc
     assert "the cause" in kept.read_text()
 
 
+def test_a_dash_after_the_task_waits_for_data(qcode: Qcode) -> None:
+    script = qcode.script({"expect": "late line", "text": "Read."})
+    done = qcode.run("run", "why?", "-", f"--model={script}", stdin="late line\n")
+    assert done.stdout == "Read.\n", done.stderr
+
+
 def test_the_dash_reads_the_task_and_a_task_is_never_cut(qcode: Qcode) -> None:
     task = "x" * 100_000 + " the end"
     script = qcode.script({"expect": "the end", "text": "Read."})

@@ -18,8 +18,10 @@ from qcode.tools.output_limit import limit_text
 
 MAX_BYTES = 4 << 20
 MAX_PIPED_BYTES = 64 << 20
-# A parent process may leave a pipe open that nobody will ever write to.
-SILENCE_S = 1.0
+# A parent process may leave a pipe open that nobody will ever write to; a command in front of a
+# pipe may be slow. To lose its data would be worse than to wait.
+SILENCE_S = 10.0
+UNREMARKED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +118,21 @@ def _is_piped(descriptor: int) -> bool:
 
 
 def _read_if_written(descriptor: int, tell: Callable[[str], None]) -> bytes:
-    readable, _, _ = select.select([descriptor], [], [], SILENCE_S)
-    if not readable:
-        tell(
-            f"warning: standard input was silent for {SILENCE_S:.0f} s and is ignored; "
-            "to wait for it, put - after the task"
-        )
-        return b""
+    if not _is_readable(descriptor, UNREMARKED_S):
+        tell(f"waiting {SILENCE_S:.0f} s for standard input; to go on without it: < /dev/null")
+        if not _is_readable(descriptor, SILENCE_S - UNREMARKED_S):
+            tell(
+                "warning: standard input was silent and is ignored; "
+                "to wait for it, put - after the task"
+            )
+            return b""
     return _read_all(descriptor, MAX_PIPED_BYTES)
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    """Also where the other end has been closed."""
+    readable, _, _ = select.select([descriptor], [], [], timeout_s)
+    return bool(readable)
 
 
 def _read_all(descriptor: int, max_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 from qcode.cli.prompt_input import (
     MAX_BYTES,
-    SILENCE_S,
+    UNREMARKED_S,
     PromptInput,
     framed,
     read_prompt,
@@ -128,9 +128,28 @@ def test_a_silent_standard_input_holds_nobody_up() -> None:
     with os.fdopen(read) as stdin:
         assert read_prompt_input("fix", stdin, said.append) == PromptInput(task="fix")
     os.close(write)
-    [note] = said
-    assert "is ignored" in note
-    assert "put - after the task" in note
+    waiting, ignored = said
+    assert "< /dev/null" in waiting
+    assert "is ignored" in ignored
+    assert "put - after the task" in ignored
+
+
+def test_a_slow_command_in_front_of_the_pipe_is_heard() -> None:
+    said: list[str] = []
+    read, write = os.pipe()
+
+    def write_late() -> None:
+        with os.fdopen(write, "wb") as stream:
+            stream.write(b"late")
+
+    late = threading.Timer(UNREMARKED_S + 0.3, write_late)
+    late.start()
+    with os.fdopen(read) as stdin:
+        both = read_prompt_input("explain", stdin, said.append)
+    late.join()
+    assert both == PromptInput(task="explain", piped="late")
+    [waiting] = said
+    assert waiting.startswith("waiting")
 
 
 def test_data_that_will_come_is_waited_for() -> None:
@@ -140,7 +159,7 @@ def test_data_that_will_come_is_waited_for() -> None:
         with os.fdopen(write, "wb") as stream:
             stream.write(b"late")
 
-    late = threading.Timer(SILENCE_S + 0.2, write_late)
+    late = threading.Timer(UNREMARKED_S + 0.2, write_late)
     late.start()
     with os.fdopen(read) as stdin:
         both = read_prompt_input("explain", stdin, quiet, wait=True)

@@ -18,9 +18,7 @@ ROW = "{:<24}{:<28}{:>7}{:>7}{:>8}{:>9}{:>8}{:>8}  {}"
 def main() -> None:
     arguments = _parser().parse_args()
     print(
-        ROW.format(
-            "project", "kind", "tests", "hidden", "seconds", "turns", "in", "out", "failure"
-        )
+        ROW.format("project", "kind", "tests", "hidden", "seconds", "turns", "in", "out", "failure")
     )
     results = []
     for task in load_tasks(arguments.project):

@@ -30,5 +30,6 @@ def test_memory_grows_by_keys_and_values_alone(kv_dtype: str) -> None:
     assert run["window_kv_bytes"] >= last["kv_bytes"]
     computed = last["kv_bytes"] - first["kv_bytes"]
     grown = last["grown_bytes"] - first["grown_bytes"]
-    # Pages that the process gave back meanwhile are taken again: less may be seen than was used.
-    assert 0.5 * computed < grown < computed + SLACK_BYTES
+    # Memory that a step gave back may hold the next keys: only the whole has a lower bound.
+    assert last["grown_bytes"] > 0.9 * last["kv_bytes"]
+    assert grown < computed + SLACK_BYTES

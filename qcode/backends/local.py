@@ -215,7 +215,9 @@ def _constraint(engine: Engine, template: ChatTemplate, request: ChatRequest) ->
     if not request.tools or template.call_format is None:
         return None
     tools = ((tool.name, tool.schema) for tool in request.tools)
-    return engine.grammars.tool_calls(tools, template.call_format)
+    return engine.grammars.tool_calls(
+        tools, template.call_format, in_reasoning=template.in_reasoning
+    )
 
 
 class _PlainText:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from qcode.engine.chat.call_opening import CallOpening, OpeningWatch
 from qcode.engine.tool_grammar import JSON_STYLE, CallFormat, call_grammar
 from qcode.protocol.errors import EngineError
 
@@ -72,14 +73,31 @@ class GrammarConstraint:
     def is_complete(self) -> bool:
         return bool(self._matcher.is_stopped())
 
+    @property
+    def may_end(self) -> bool:
+        """What was consumed is a whole text of the grammar, though it might go on."""
+        return self.is_complete or bool(self._matcher.is_accepting())
+
 
 class ToolCallConstraint:
-    """Free text, but every call the model opens with the token `<tool_call>` is a text of one
-    grammar, from there to the token `</tool_call>`."""
+    """Free text, but every call the model opens is a text of one grammar: from the token
+    `<tool_call>` to the token `</tool_call>`, or as long as a call without that token lasts."""
 
-    def __init__(self, begin_call: Callable[[], GrammarConstraint], opening_token: int) -> None:
+    def __init__(
+        self,
+        begin_call: Callable[[], GrammarConstraint],
+        opening_token: int,
+        *,
+        watch: OpeningWatch,
+        begin_bare_call: Callable[[CallOpening], GrammarConstraint | None],
+        piece: Callable[[int], bytes],
+    ) -> None:
+        """`piece` is the text of a token."""
         self._begin_call = begin_call
         self._opening_token = opening_token
+        self._watch = watch
+        self._begin_bare_call = begin_bare_call
+        self._piece = piece
         self._call: GrammarConstraint | None = None
 
     def allowed(self) -> Tensor | None:
@@ -88,10 +106,13 @@ class ToolCallConstraint:
     def consume(self, token: int) -> None:
         if self._call is not None:
             self._call.consume(token)
-            if self._call.is_complete:
+            if self._call.may_end:
                 self._call = None
+                self._watch.call_ended()
         elif token == self._opening_token:
             self._call = self._begin_call()
+        elif (opening := self._watch.feed(self._piece(token))) is not None:
+            self._call = self._begin_bare_call(opening)
 
     @property
     def is_complete(self) -> bool:
@@ -139,34 +160,71 @@ class GrammarCompiler:
         return self.compile(f"start: %json {json.dumps(styled)}")
 
     def tool_calls(
-        self, tools: Iterable[tuple[str, Mapping[str, object]]], form: CallFormat
+        self,
+        tools: Iterable[tuple[str, Mapping[str, object]]],
+        form: CallFormat,
+        *,
+        in_reasoning: bool = False,
     ) -> ToolCallConstraint | None:
         """A constraint for tools of these names and argument schemas (JSON Schema), called in
-        this form. A value whose schema llguidance cannot express is left free. None where the
-        vocabulary has no token for `<tool_call>`, and for tools that cannot be expressed at all.
+        this form; without the token `<tool_call>`, in either. A value whose schema llguidance
+        cannot express is left free. None where the vocabulary has no token for `<tool_call>`, and
+        for tools that cannot be expressed at all. `in_reasoning`: the answer begins with thinking.
 
         The grammar of a set of tools is made once; later answers get copies of its start.
         """
         special = self._encoding._special_tokens
         if "<tool_call>" not in special or "</tool_call>" not in special:
             return None
-        start = self._call_start(list(tools), form)
+        offered = list(tools)
+        start = self._call_start(offered, form)
         if start is None:
             return None
         return ToolCallConstraint(
-            lambda: GrammarConstraint(start.deep_copy(), self._num_tokens), special["<tool_call>"]
+            lambda: GrammarConstraint(start.deep_copy(), self._num_tokens),
+            special["<tool_call>"],
+            watch=OpeningWatch((name for name, _ in offered), in_reasoning=in_reasoning),
+            begin_bare_call=lambda opening: self._bare_call(offered, opening),
+            piece=self._piece,
         )
 
+    def _bare_call(
+        self, tools: Sequence[tuple[str, Mapping[str, object]]], opening: CallOpening
+    ) -> GrammarConstraint | None:
+        """None where what is written already departs from the grammar: then it stays free."""
+        start = self._call_start(tools, opening.form, tagged=False)
+        try:
+            written = self._encoding.encode_ordinary(opening.written.decode())
+        except UnicodeDecodeError:
+            return None
+        if start is None or start.validate_tokens(written) < len(written):
+            return None
+        matcher = start.deep_copy()
+        matcher.consume_tokens(written)
+        return GrammarConstraint(matcher, self._num_tokens)
+
+    def _piece(self, token: int) -> bytes:
+        try:
+            return self._encoding.decode_single_token_bytes(token)
+        except KeyError:  # a row of the network that no token has
+            return b""
+
     def _call_start(
-        self, tools: Sequence[tuple[str, Mapping[str, object]]], form: CallFormat
+        self,
+        tools: Sequence[tuple[str, Mapping[str, object]]],
+        form: CallFormat,
+        *,
+        tagged: bool = True,
     ) -> LLMatcher | None:
         from llguidance import LLMatcher
 
-        key = json.dumps([form, tools])
+        key = json.dumps([form, tagged, tools])
         with self._lock:
             if key in self._call_starts:
                 return self._call_starts[key]
-        grammar = call_grammar(tools, form, lambda text: not LLMatcher.validate_grammar(text))
+        grammar = call_grammar(
+            tools, form, lambda text: not LLMatcher.validate_grammar(text), tagged=tagged
+        )
         try:
             start = self._matcher(grammar)
         except EngineError as error:

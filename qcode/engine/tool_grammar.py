@@ -38,17 +38,24 @@ def call_grammar(
     tools: Iterable[tuple[str, Mapping[str, object]]],
     form: CallFormat,
     compiles: Callable[[str], bool],
+    *,
+    tagged: bool = True,
 ) -> str:
     """`tools` are names and argument schemas (JSON Schema). `compiles` says whether llguidance
     accepts a grammar: a schema it does not accept leaves its value free. Only what a schema names
-    may be written, unless it names nothing."""
+    may be written, unless it names nothing.
+
+    The text begins after the token `<tool_call>` and ends with `</tool_call>`. Not `tagged`, it
+    begins with `{"name"` or `<function=`, and a line's end may follow the call."""
     described = [_Tool.read(index, name, schema) for index, (name, schema) in enumerate(tools)]
-    write = _json_rules if form == "json" else _tag_rules
     calls = " | ".join(f"call_{tool.index}" for tool in described)
-    opening = "" if form == "json" else '"\\n<function=" '
+    write = _json_rules if form == "json" else _tag_rules
+    line = '"\\n" ' if tagged else ""
+    opening = line + ("" if form == "json" else '"<function=" ')
+    closing = '"\\n" </tool_call>' if tagged else '"\\n"?'
     rules = [rule for tool in described for rule in write(tool, _ValueRules(tool, compiles))]
     return "\n".join(
-        ["%llguidance {}", f"start: {opening}({calls}) </tool_call>", *rules]
+        ["%llguidance {}", f"start: {opening}({calls}) {closing}", *rules]
         + ([_TEXT] if form == "tags" else [])
     )
 
@@ -144,8 +151,8 @@ def _only_types(types: frozenset[str]) -> dict[str, object]:
 
 def _json_rules(tool: _Tool, values: _ValueRules) -> Iterator[str]:
     number = tool.index
-    opening = _dump('\n{"name": ' + _dump(tool.name) + ', "arguments": ')
-    yield f'call_{number}: {opening} arguments_{number} "}}\\n"'
+    opening = _dump('{"name": ' + _dump(tool.name) + ', "arguments":')
+    yield f'call_{number}: {opening} " "? arguments_{number} "}}"'
     if tool.names is None:
         yield f"arguments_{number}: %json {_dump({'type': 'object', 'x-guidance': JSON_STYLE})}"
         return
@@ -173,11 +180,11 @@ def _tag_rules(tool: _Tool, values: _ValueRules) -> Iterator[str]:
     call = f"call_{number}: {_dump(tool.name + '>' + chr(10))}"
     if not tool.names:
         anything = " any_parameter*" if tool.names is None else ""
-        yield f'{call}{anything} "</function>\\n"'
+        yield f'{call}{anything} "</function>"'
         return
     yield f"{call} body_{number}::0x0"
     written = {name: values.tagged(name) for name in tool.names}
-    yield f'body_{number}::_: "</function>\\n"{tool.complete}\n  | ' + "\n  | ".join(
+    yield f'body_{number}::_: "</function>"{tool.complete}\n  | ' + "\n  | ".join(
         f"{_dump(f'<parameter={name}>' + chr(10))} {written[name]} {_dump(chr(10))} "
         f"body_{number}::set_bit({bit}) %if bit_clear({bit})"
         for bit, name in enumerate(tool.names)

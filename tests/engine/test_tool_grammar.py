@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from random_checkpoint import write_tokenizer_json
 
+from qcode.engine.chat.call_opening import CallOpening, OpeningWatch
 from qcode.engine.chat.hermes import HermesTemplate
 from qcode.engine.chat.qwen3_coder import Qwen3CoderTemplate
 from qcode.engine.checkpoint.open import open_checkpoint
@@ -105,8 +106,17 @@ def walk(
     """One call at random: any allowed token, later more and more those that lead to an end."""
     opening = tokenizer.special_id("<tool_call>")
     assert opening is not None
-    constraint.consume(opening)
-    ids, written = [opening], b""
+    return go_on(constraint, tokenizer, [opening], rng)
+
+
+def go_on(
+    constraint: ToolCallConstraint, tokenizer: Tokenizer, begun: list[int], rng: random.Random
+) -> tuple[list[int], bool]:
+    """The same for a call that has begun; `begun` are free."""
+    for token in begun:
+        assert constraint.allowed() is None
+        constraint.consume(token)
+    ids, written = list(begun), b""
     while (mask := constraint.allowed()) is not None and len(ids) < 500:
         allowed = mask.nonzero().flatten().tolist()
         assert allowed, tokenizer.decode(ids)
@@ -344,3 +354,142 @@ def test_a_grammar_is_made_once_for_a_set_of_tools(compiler: GrammarCompiler) ->
     for number in range(40):
         compiler.tool_calls([(f"tool_{number}", {})], "json")
     assert len(compiler._call_starts) <= 16
+
+
+OPENINGS = [
+    "<function=",
+    "I shall look.\n\n<function=",
+    "Look:\n  < function =",
+    "<tool _call>\n<tool_call>\n<function=",
+    '{"name": "find", "arguments"',
+    '{"name":"write_file","arguments"',
+    '{\n  "name": "stop",\n  "parameters"',
+    'So:\n```\n{"name": 1}\n```\n{"name": "find", "arguments"',
+    '[{"name": "find", "arguments"',
+    '<tool_call>{"name": "find", "arguments"',
+    'See {"name": "find"} below.\n{"name": "write_file", "arguments"',
+    '<think>\n<function=find>\n{"name": "find", "arguments": 3}\n</think>\n\n<function=',
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_a_call_without_its_tag_is_valid_too(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, form: CallFormat, opening: str
+) -> None:
+    """The tag is left out or spelled in ordinary tokens; in either form, whatever the model's."""
+    ended = 0
+    for seed in range(10):
+        begun = tokenizer.encode(opening)
+        ids, whole = go_on(constraint_of(compiler, form), tokenizer, begun, random.Random(seed))
+        if whole:
+            ended += 1
+            text = tokenizer.decode(ids) + ("]" if "[" in opening else "")
+            assert_valid(read_back(form, text), text)
+    assert ended > 4
+
+
+FREE = [
+    'Write `<function=find>` and {"name": "find", "arguments": {}} in a line.',
+    "```xml\n<function=find>\n<parameter=x>\n```",
+    '~~~\n{"name": "find", "arguments": {"a": 1}}\n~~~',
+    '```json\n{"name": "find", "arguments": {"a": 1}}',
+    "```\n``\n```js\n<function=find>",
+    '{"name": "find", "version": "1.0"}',
+    '{"name": "other", "arguments": {"a": 1}}',
+    '{"arguments": {"pattern": 1}, "name": "find"}',
+    "<functions=3>\n<func=a>\n> <function=find>\n- <function=find>",
+    '<think>\n<function=find>\n<parameter=a>\n</parameter>\n{"name": "find", "arguments": 1}',
+    "`<function=find>`\n",
+    "The tag <tool_ca" + "ll> opens it.",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("text", FREE)
+def test_prose_quotes_fences_and_thinking_stay_free(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, form: CallFormat, text: str
+) -> None:
+    constraint = constraint_of(compiler, form)
+    for token in tokenizer.encode(text):
+        constraint.consume(token)
+        assert constraint.allowed() is None
+
+
+def test_thinking_that_the_prompt_opened_stays_free(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    constraint = compiler.tool_calls([(t.name, t.schema) for t in TOOLS], "json", in_reasoning=True)
+    assert constraint is not None
+    for token in tokenizer.encode("Should I?\n<function=find>\n<parameter=no>\n</think>\n\n"):
+        constraint.consume(token)
+        assert constraint.allowed() is None
+    for token in tokenizer.encode("<function="):
+        assert constraint.allowed() is None
+        constraint.consume(token)
+    assert constraint.allowed() is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(MODELS)), form=st.sampled_from(FORMS))
+def test_every_valid_call_is_accepted_without_its_tag(
+    compiler: GrammarCompiler,
+    tokenizer: Tokenizer,
+    data: st.DataObject,
+    name: str,
+    form: CallFormat,
+) -> None:
+    """Also several in a row, and they are read as they were written."""
+    values = data.draw(ARGUMENTS[name])
+    if form == "tags" and any(f"\n{value}\n".startswith("\n</p") for value in values.values()):
+        return
+    call = (hermes if form == "json" else xml)(name, values)
+    bare = call.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+    answer = f"First:\n{bare}\n{bare}\nDone."
+    constraint = constraint_of(compiler, data.draw(st.sampled_from(FORMS)))
+    num_masks = 0
+    for token in tokenizer.encode(answer):
+        mask = constraint.allowed()
+        num_masks += mask is not None
+        assert mask is None or mask[token], answer
+        constraint.consume(token)
+    assert constraint.allowed() is None
+    assert num_masks > 0
+    calls = read_back(form, answer)
+    assert [(read.name, json.loads(read.arguments)) for read in calls] == [(name, values)] * 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "values"), WRONG)
+def test_no_invalid_call_is_accepted_without_its_tag(
+    compiler: GrammarCompiler,
+    tokenizer: Tokenizer,
+    form: CallFormat,
+    name: str,
+    values: dict[str, object],
+) -> None:
+    call = (hermes if form == "json" else xml)(name, values)
+    bare = call.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+    constraint = constraint_of(compiler, form)
+    for token in tokenizer.encode(bare):
+        mask = constraint.allowed()
+        if mask is not None and not mask[token]:
+            return
+        constraint.consume(token)
+    assert form == "json"  # JSON that names no tool is text
+    assert read_back(form, bare) == []
+
+
+def test_what_a_token_wrote_past_the_opening_is_held_to_the_grammar(
+    tokenizer: Tokenizer, compiler: GrammarCompiler
+) -> None:
+    """Tokens end where they like; what departs from the grammar in one of them stays free."""
+    watch = OpeningWatch(["find"])
+    assert watch.feed(b"Look.\n\n") is None
+    opening = watch.feed(b"<function=fi")
+    assert opening == CallOpening(form="tags", written=b"<function=fi")
+    assert compiler._bare_call([("find", {})], opening) is not None
+    other = CallOpening(form="tags", written=b"<function=other")
+    assert compiler._bare_call([("find", {})], other) is None
+    half = CallOpening(form="json", written='{"name": "find", "arguments": {"é'.encode()[:-1])
+    assert compiler._bare_call([("find", {})], half) is None

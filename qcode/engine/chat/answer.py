@@ -39,7 +39,7 @@ _FENCE_LIMIT = 64
 _SLICE = 4096  # what is put back is copied, so the buffer stays small
 _CANDIDATE = re.compile(r"[<{\[`]")
 
-_Place = Literal["start", "reasoning", "text", "wrapper", "call", "bare", "after"]
+_Place = Literal["start", "reasoning", "text", "wrapper", "function", "call", "bare", "after"]
 
 
 def stop_reason(blocks: Sequence[Block], *, truncated: bool) -> StopReason:
@@ -54,8 +54,8 @@ class AnswerParser:
     """A `ToolCallParser`. Without tools no call is looked for: other programs have their own
     call formats in plain text, and those must reach them unchanged.
 
-    `in_reasoning` says that the prompt has opened the thinking already; `constrained`, that what
-    follows `<tool_call>` was written under a grammar of the tools, and is read to the letter.
+    `in_reasoning` says that the prompt has opened the thinking already; `constrained`, that calls
+    were written under a grammar of the tools, and are read to the letter.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class AnswerParser:
             "reasoning": self._read_reasoning,
             "text": self._read_text,
             "wrapper": self._read_wrapper,
+            "function": self._read_function,
             "call": self._read_call,
             "bare": self._read_bare,
             "after": self._read_after,
@@ -180,7 +181,7 @@ class AnswerParser:
                 return "yes", end
             function = match_tag(self._buffer, at, FUNCTION_OPEN)
             if function > 0 and self._prose.is_line_start(self._buffer, at):
-                self._begin_call(XmlCall(self._tools, wrapped=False), in_wrapper=False)
+                self._place = "function"
                 return "yes", function
             undecided = PARTIAL in (end, function) and not final
             return ("undecided" if undecided else "no"), at
@@ -242,6 +243,13 @@ class AnswerParser:
             )
             return True
         return False if function == PARTIAL and not final else self._put_back()
+
+    def _read_function(self, final: bool) -> bool:
+        """After a `<function=` that no `<tool_call>` stands before. In a code fence it is not
+        written under a grammar, even where calls are."""
+        strict = self._constrained and not self._prose.in_fence
+        self._begin_call(XmlCall(self._tools, wrapped=False, strict=strict), in_wrapper=False)
+        return True
 
     def _begin_call(self, call: XmlCall | JsonCall, *, in_wrapper: bool) -> None:
         self._call, self._in_wrapper = call, in_wrapper

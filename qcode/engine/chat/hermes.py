@@ -59,6 +59,10 @@ class HermesTemplate:
     def call_format(self) -> CallFormat:
         return "json"
 
+    @property
+    def in_reasoning(self) -> bool:
+        return self.prefill == OPEN_THINKING
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         prompt = PromptBuilder()
         self._system(prompt, request)
@@ -78,9 +82,7 @@ class HermesTemplate:
         return prompt.pieces()
 
     def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> AnswerParser:
-        return AnswerParser(
-            tools, in_reasoning=self.prefill == OPEN_THINKING, constrained=constrained
-        )
+        return AnswerParser(tools, in_reasoning=self.in_reasoning, constrained=constrained)
 
     def _system(self, prompt: PromptBuilder, request: ChatRequest) -> None:
         system = request.system or self.default_system

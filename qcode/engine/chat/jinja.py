@@ -58,10 +58,12 @@ class JinjaTemplate:
         tags = ("<tool_call>", "<function=", "<parameter=")
         return "tags" if all(tag in self._source for tag in tags) else None
 
+    @property
+    def in_reasoning(self) -> bool:
+        return opens_thinking(self._source)
+
     def parser(self, tools: Sequence[ToolSpec], *, constrained: bool = False) -> AnswerParser:
-        return AnswerParser(
-            tools, in_reasoning=opens_thinking(self._source), constrained=constrained
-        )
+        return AnswerParser(tools, in_reasoning=self.in_reasoning, constrained=constrained)
 
     def _variables(self, request: ChatRequest, mark: Mark) -> dict[str, object]:
         messages: list[dict[str, object]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qcode.engine.chat.fences import Fences
 from qcode.protocol.chunks import ReasoningDelta, TextDelta
 from qcode.protocol.messages import ReasoningBlock, TextBlock
 
@@ -15,12 +16,14 @@ class Prose:
         self._space = ""
         self._thinking = False
         self._line_blank = True
+        self._fences = Fences()
 
     def text(self, text: str) -> list[TextDelta]:
         """Adds text; the delta that it settles, if any."""
         if not text:
             return []
         self._thinking = False
+        self._fences.feed(text)
         _, newline, line = text.rpartition("\n")
         self._line_blank = (self._line_blank or bool(newline)) and not line.strip()
         piece = self._take_solid(text)
@@ -58,6 +61,11 @@ class Prose:
     def begin_line(self) -> None:
         """What comes next stands at a line's start."""
         self._line_blank = True
+
+    @property
+    def in_fence(self) -> bool:
+        """Whether what was added last stands in a code fence."""
+        return self._fences.open
 
     def is_line_start(self, coming: str, at: int) -> bool:
         """Whether only white space stands before `at` on its line; `coming` is not yet added."""

@@ -52,6 +52,10 @@ class Qwen3CoderTemplate:
     def call_format(self) -> CallFormat:
         return "tags"
 
+    @property
+    def in_reasoning(self) -> bool:
+        return False
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         prompt = PromptBuilder()
         _system(prompt, request)

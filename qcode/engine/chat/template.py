@@ -47,6 +47,11 @@ class ChatTemplate(Protocol):
         """How its models write calls after `<tool_call>`; None for a form we do not know."""
         ...
 
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the prompt ends inside the model's thinking."""
+        ...
+
     def render(self, request: ChatRequest) -> tuple[PromptPiece, ...]:
         """The prompt up to where the answer begins. A longer history extends the text of a
         shorter one. An assistant message with `raw` is rendered from it verbatim (`raw` is what

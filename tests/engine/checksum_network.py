@@ -73,8 +73,9 @@ class ChecksumNetwork:
     def _attend(
         cache: PagedKV, inputs: AttentionInputs, b: int, rows: slice, tokens: list[int]
     ) -> list[int]:
-        keys = cache.keys[:, :, 0, 0]
-        keys.view(-1)[inputs.slots[rows]] = torch.tensor(tokens, dtype=keys.dtype)
+        keys = cache.keys[:, 0, :, 0]
+        slots, block_size = inputs.slots[rows], keys.shape[1]
+        keys[slots // block_size, slots % block_size] = torch.tensor(tokens, dtype=keys.dtype)
         length = int(inputs.context_lens[b])
         context = keys[inputs.block_tables[b].long()].flatten()[:length].long()
         weights = 1 + torch.arange(length) % 97

@@ -25,7 +25,7 @@ def layer_caches(
     dtype: torch.dtype = torch.float32,
 ) -> list[LayerCache]:
     """A cache for each layer; NaN in keys and values shows any read of what was never written."""
-    shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+    shape = (num_blocks, config.num_key_value_heads, block_size, config.head_dim)
     linear, caches = config.linear_attention, list[LayerCache]()
     for layer in range(config.num_layers):
         if linear and layer in linear.layers:

@@ -55,7 +55,7 @@ def plain_loop(
     """The whole text through the network for every token, with no engine."""
     config, tokens = loaded.config, list(prompt)
     resolved = resolve(sampling, config.generation, loaded.tokenizer.num_tokens)
-    shape = (1, 128, config.num_key_value_heads, config.head_dim)
+    shape = (1, config.num_key_value_heads, 128, config.head_dim)
     for position in range(sampling.max_tokens or 0):
         n = len(tokens)
         inputs = AttentionInputs(

@@ -13,7 +13,7 @@ from random_checkpoint import FAMILIES, Family, write_safetensors
 
 from qcode.engine.device import cache_dtype
 from qcode.engine.engine import Engine
-from qcode.engine.layers.attention import quantize
+from qcode.engine.kernels.reference import quantize
 from qcode.engine.memory.kv_cache import TORCH_DTYPES, KVCache
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions, KVDtype
@@ -102,7 +102,7 @@ def test_a_block_is_copied_whole(loaded: LoadedModel, kv_dtype: KVDtype) -> None
     )
 
     for number, tensor in enumerate(tensors):
-        values = tensor.float().flatten(2)[:, :, 0].tolist()
+        values = tensor.float().transpose(1, 2).flatten(2)[:, :, -1].tolist()
         rounded = torch.tensor([number, number + 10, number + 20]).to(tensor.dtype).tolist()
         own, first, second = (float(value) for value in rounded)
         assert values == [[own] * 4, [own] * 3 + [first], [own] + [second] * 3]

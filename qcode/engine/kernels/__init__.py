@@ -10,7 +10,7 @@ from torch import Tensor
 from qcode.engine.kernels import reference
 from qcode.engine.kernels.library import CACHE_FORMATS, KernelLibrary, installed
 
-__all__ = ["apply_rotary", "paged_attention", "rms_norm", "silu_and_mul"]
+__all__ = ["apply_rotary", "paged_attention", "rms_norm", "silu_and_mul", "write_cache"]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -51,10 +51,31 @@ def paged_attention(
     """Causal attention over cached keys and values; see `reference.paged_attention`."""
     inputs = (q, k_cache, v_cache, block_tables, query_starts, context_lens)
     library = _library_for(q)
-    readable = k_cache.dtype in CACHE_FORMATS and k_cache.shape[3] % 16 == 0
-    if library and readable and k_cache.is_contiguous() and v_cache.is_contiguous():
+    if library and _is_readable(k_cache) and _is_readable(v_cache):
         return library.paged_attention(*inputs, scale, k_scales, v_scales)
     return reference.paged_attention(*inputs, scale, k_scales, v_scales)
+
+
+def write_cache(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+) -> None:
+    """Rows of k, v [N, Hkv, D] to slots [N] int64 of caches as in `paged_attention`."""
+    inputs = (k, v, slots, k_cache, v_cache, k_scales, v_scales)
+    library = _library_for(k, v)
+    if library and _is_readable(k_cache) and _is_readable(v_cache):
+        return library.write_cache(*inputs)
+    return reference.write_cache(*inputs)
+
+
+def _is_readable(cache: Tensor) -> bool:
+    """Whether the compiled kernels read and write caches such as this one."""
+    return cache.dtype in CACHE_FORMATS and cache.shape[3] % 16 == 0 and cache.is_contiguous()
 
 
 def _library_for(*tensors: Tensor) -> KernelLibrary | None:

@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "cache_formats.h"
+#include "attention.h"
 #include "exponential.h"
 #include "threads.h"
 
@@ -32,20 +32,20 @@ constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 template <class Format>
 struct Problem {
     using Stored = typename Format::Stored;
-    const float* q;                    // [queries, heads, head_dim]
-    const Stored *k, *v;               // [blocks, block_size, kv_heads, head_dim]
-    const float *k_scales, *v_scales;  // [blocks, block_size, kv_heads], or null: all 1
-    const int32_t* tables;             // [sequences, table_width]
-    float* output;                     // as q
-    long heads, kv_heads, head_dim, block_size, table_width;
+    const PagedCache& cache;
+    const AttentionBatch& batch;
+    const float* q;  // [queries, heads, head_dim], q_stride from one query to the next
+    long q_stride, heads;
     float scale;
+    float* output;  // [queries, heads, head_dim]
+    const long kv_heads = cache.kv_heads, head_dim = cache.head_dim, block_size = cache.block_size;
+    const Stored* k = static_cast<const Stored*>(cache.keys);
+    const Stored* v = static_cast<const Stored*>(cache.values);
 
     long group() const { return heads / kv_heads; }
-    // From one position's vector to the next one's within a block.
-    long stride() const { return kv_heads * head_dim; }
-    // How many vectors, of one head each, lie before a block of a sequence.
-    long block_offset(long sequence, long index) const {
-        return tables[sequence * table_width + index] * block_size * kv_heads;
+    // How many vectors lie before those of a head in block `index` of a sequence.
+    long first_vector(long sequence, long index, long kv_head) const {
+        return cache.first_vector(batch.tables[sequence * batch.table_width + index], kv_head);
     }
 };
 
@@ -122,8 +122,8 @@ template <class Format>
 long distance_ahead(const Problem<Format>& problem, const Task& task, long index) {
     const long later = index + kBlocksAhead;
     if (later * problem.block_size >= task.end_key) return 0;
-    return problem.block_offset(task.sequence, later) -
-           problem.block_offset(task.sequence, index);
+    return problem.first_vector(task.sequence, later, task.kv_head) -
+           problem.first_vector(task.sequence, index, task.kv_head);
 }
 
 // Positions first .. first + count - 1 of a cache -> target [count, head_dim].
@@ -133,15 +133,14 @@ void load_block(const Problem<Format>& problem, const typename Format::Stored* c
     const long head_dim = problem.head_dim, block_size = problem.block_size;
     long index = first / block_size, slot = first % block_size;
     for (const long end = first + count; first < end; index++, slot = 0) {
-        const long vector = problem.block_offset(task.sequence, index) + slot * problem.kv_heads +
-                            task.kv_head;
+        const long vector = problem.first_vector(task.sequence, index, task.kv_head) + slot;
         const typename Format::Stored* source = cache + vector * head_dim;
         const float* scale = scales ? scales + vector : nullptr;
         const long run = std::min(block_size - slot, end - first);
         const long ahead = distance_ahead(problem, task, index);
-        for (long i = 0; i < run; i++, source += problem.stride(), target += head_dim) {
-            const float factor = scale ? scale[i * problem.kv_heads] * Format::kUnit : Format::kUnit;
-            if (scale) __builtin_prefetch(scale + i * problem.kv_heads + ahead);
+        for (long i = 0; i < run; i++, source += head_dim, target += head_dim) {
+            const float factor = scale ? scale[i] * Format::kUnit : Format::kUnit;
+            if (scale) __builtin_prefetch(scale + i + ahead);
             for (long d = 0; d < head_dim; d += kLanes) {
                 __builtin_prefetch(source + ahead * head_dim + d);
                 store(target + d, Format::load(source + d) * factor);
@@ -217,7 +216,7 @@ void load_queries(const Problem<Format>& problem, const Task& task, float* targe
     for (long row = 0; row < task.rows; row++) {
         const long query = task.first_query + (task.first_row + row) / group;
         const long head = task.kv_head * group + (task.first_row + row) % group;
-        const float* source = problem.q + (query * problem.heads + head) * head_dim;
+        const float* source = problem.q + query * problem.q_stride + head * head_dim;
         for (long d = 0; d < head_dim; d++) target[row * head_dim + d] = source[d] * problem.scale;
     }
 }
@@ -232,7 +231,7 @@ void run_task(const Problem<Format>& problem, const Task& task, Scratch& scratch
     for (long first = task.first_key; first < task.end_key; first += kBlockKeys) {
         const long keys = std::min<long>(kBlockKeys, task.end_key - first);
         float* scores = scratch.scores.data();
-        load_block(problem, problem.k, problem.k_scales, task, first, keys, scratch.keys.data());
+        load_block(problem, problem.k, problem.cache.key_scales, task, first, keys, scratch.keys.data());
         if (task.rows < kWideRows) {
             scores_by_dot(task, scratch, keys, head_dim);
         } else {
@@ -242,7 +241,7 @@ void run_task(const Problem<Format>& problem, const Task& task, Scratch& scratch
             multiply_add(scratch.queries.data(), head_dim, scratch.values.data(), scores, task.rows,
                          head_dim, kBlockKeys);
         }
-        load_block(problem, problem.v, problem.v_scales, task, first, keys, scratch.values.data());
+        load_block(problem, problem.v, problem.cache.value_scales, task, first, keys, scratch.values.data());
         for (long row = 0; row < task.rows; row++) {
             const long position = task.context - task.queries + (task.first_row + row) / group;
             const long visible = std::min(keys, position + 1 - first);
@@ -283,10 +282,10 @@ void merge(Softmax& into, const Softmax& other, long rows, long head_dim) {
 }
 
 template <class Format>
-std::vector<Task> plan(const Problem<Format>& problem, const int32_t* query_starts,
-                       const int32_t* contexts, long sequences, int threads, long& partials) {
+std::vector<Task> plan(const Problem<Format>& problem, int threads, long& partials) {
+    const int32_t *query_starts = problem.batch.query_starts, *contexts = problem.batch.contexts;
     std::vector<Task> tiles;
-    for (long s = 0; s < sequences; s++) {
+    for (long s = 0; s < problem.batch.sequences; s++) {
         const long queries = query_starts[s + 1] - query_starts[s];
         const long rows = queries * problem.group();
         for (long kv_head = 0; kv_head < problem.kv_heads; kv_head++)
@@ -316,11 +315,9 @@ std::vector<Task> plan(const Problem<Format>& problem, const int32_t* query_star
 }
 
 template <class Format>
-void attend(const Problem<Format>& problem, const int32_t* query_starts, const int32_t* contexts,
-            long sequences, int threads) {
+void attend(const Problem<Format>& problem, int threads) {
     long partials;
-    const std::vector<Task> tasks =
-        plan(problem, query_starts, contexts, sequences, threads, partials);
+    const std::vector<Task> tasks = plan(problem, threads, partials);
     const long partial_floats = Softmax::floats_needed(kTileRows, problem.head_dim);
     const std::unique_ptr<float[]> partial(new float[size_t(partials * partial_floats)]);
     const auto result_of = [&](const Task& task) {
@@ -351,34 +348,30 @@ void attend(const Problem<Format>& problem, const int32_t* query_starts, const i
 }
 
 }  // namespace
+
+void paged_attention(const PagedCache& cache, const AttentionBatch& batch, const float* q,
+                     long q_stride, long heads, float scale, float* output, int threads) {
+    with_cache_format(cache.format, [&]<class Format>(Format) {
+        attend(Problem<Format>{cache, batch, q, q_stride, heads, scale, output}, threads);
+    });
+}
+
 }  // namespace qcode
 
 using namespace qcode;
 
 extern "C" {
 
-// Shapes as in Problem; query_starts [sequences + 1], contexts [sequences]. `format` is 0 for a cache
-// of float32, 1 of float16, 2 of bfloat16, 3 of int8, 4 of float8. head_dim must be a multiple of 16.
-void qcode_paged_attention(const float* q, const void* k, const void* v, const float* k_scales,
-                           const float* v_scales, const int32_t* tables,
-                           const int32_t* query_starts, const int32_t* contexts, float* output,
-                           long sequences, long heads, long kv_heads, long head_dim,
-                           long block_size, long table_width, float scale, int format,
-                           int threads) {
-    const auto run = [&]<class Format>(Format) {
-        using Stored = typename Format::Stored;
-        const Problem<Format> problem{q, static_cast<const Stored*>(k), static_cast<const Stored*>(v),
-                                      k_scales, v_scales, tables, output, heads, kv_heads, head_dim,
-                                      block_size, table_width, scale};
-        attend(problem, query_starts, contexts, sequences, threads);
-    };
-    switch (format) {
-        case 0: return run(Float32{});
-        case 1: return run(Float16{});
-        case 2: return run(BFloat16{});
-        case 3: return run(Int8{});
-        case 4: return run(Float8{});
-    }
+// Shapes as in PagedCache, AttentionBatch and paged_attention.
+void qcode_paged_attention(const float* q, void* keys, void* values, float* key_scales,
+                           float* value_scales, const int32_t* tables, const int32_t* query_starts,
+                           const int32_t* contexts, float* output, long sequences, long heads,
+                           long kv_heads, long head_dim, long block_size, long table_width,
+                           float scale, int format, int threads) {
+    const PagedCache cache{keys,     values,   key_scales, value_scales,
+                           kv_heads, head_dim, block_size, format};
+    const AttentionBatch batch{tables, query_starts, contexts, sequences, table_width};
+    paged_attention(cache, batch, q, heads * head_dim, heads, scale, output, threads);
 }
 
 }  // extern "C"

@@ -32,6 +32,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "qcode_silu_and_mul": (None, (*(_POINTER,) * 3, _LONG, _INT)),
     "qcode_rotary": (None, (*(_POINTER,) * 4, *(_LONG,) * 5, _INT)),
     "qcode_paged_attention": (None, (*(_POINTER,) * 9, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
+    "qcode_write_cache": (None, (*(_POINTER,) * 7, *(_LONG,) * 5, _INT, _INT)),
 }
 
 CACHE_FORMATS: dict[torch.dtype, int] = {
@@ -41,7 +42,7 @@ CACHE_FORMATS: dict[torch.dtype, int] = {
     torch.int8: 3,
     torch.float8_e4m3fn: 4,
 }
-"""The number formats of a key and value cache, by their numbers in attention.cpp."""
+"""The number formats of a key and value cache, by their numbers in cache_formats.h."""
 
 
 class KernelLibrary:
@@ -198,7 +199,7 @@ class KernelLibrary:
         q, tables = q.contiguous(), block_tables.contiguous()
         starts, lengths = query_starts.contiguous(), context_lens.contiguous()
         output = torch.empty_like(q)
-        _, block_size, kv_heads, head_dim = k_cache.shape
+        _, kv_heads, block_size, head_dim = k_cache.shape
         self._c.qcode_paged_attention(
             q.data_ptr(),
             k_cache.data_ptr(),
@@ -220,6 +221,36 @@ class KernelLibrary:
             _threads(),
         )
         return output
+
+    def write_cache(
+        self,
+        k: Tensor,
+        v: Tensor,
+        slots: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        k_scales: Tensor | None = None,
+        v_scales: Tensor | None = None,
+    ) -> None:
+        """float32 k and v; caches and scales as for `paged_attention`."""
+        tokens, kv_heads, head_dim = k.shape
+        k, v, slots = k.contiguous(), v.contiguous(), slots.contiguous()
+        self._c.qcode_write_cache(
+            k_cache.data_ptr(),
+            v_cache.data_ptr(),
+            None if k_scales is None else k_scales.data_ptr(),
+            None if v_scales is None else v_scales.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            slots.data_ptr(),
+            kv_heads,
+            head_dim,
+            k_cache.shape[2],
+            kv_heads * head_dim,
+            tokens,
+            CACHE_FORMATS[k_cache.dtype],
+            _threads(),
+        )
 
 
 def _threads() -> int:

@@ -48,15 +48,15 @@ def paged_attention(
 ) -> Tensor:
     """Causal attention over cached keys and values -> [N, Hq, D].
 
-    q [N, Hq, D]; caches [num_blocks, block_size, Hkv, D]; block_tables [B, max_blocks] int32;
+    q [N, Hq, D]; caches [num_blocks, Hkv, block_size, D]; block_tables [B, max_blocks] int32;
     query_starts [B + 1] int32; context_lens [B] int32. Sequence b owns the query rows from
     query_starts[b] to query_starts[b + 1]; they are the last of its context_lens[b] tokens, whose
     keys and values are already in the cache. Each group of Hq / Hkv query heads shares one
-    key head. With scales [num_blocks, block_size, Hkv] float32, as float8 and int8 caches have
+    key head. With scales [num_blocks, Hkv, block_size] float32, as float8 and int8 caches have
     them, what is cached times its scale is the key or value.
     """
     output = torch.empty_like(q)
-    block_size = k_cache.shape[1]
+    block_size = k_cache.shape[2]
     starts, lengths = query_starts.tolist(), context_lens.tolist()
     for b, context_len in enumerate(lengths):
         rows = slice(starts[b], starts[b + 1])
@@ -65,6 +65,49 @@ def paged_attention(
         values = _gather(v_cache, v_scales, blocks)[:context_len]
         output[rows] = _causal_attention(q[rows], keys, values, scale).to(q.dtype)
     return output
+
+
+def write_cache(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+) -> None:
+    """Rows of k, v [N, Hkv, D] to slots [N] int64 of caches as in `paged_attention`."""
+    _write(k, slots, k_cache, k_scales)
+    _write(v, slots, v_cache, v_scales)
+
+
+def _write(x: Tensor, slots: Tensor, cache: Tensor, scales: Tensor | None) -> None:
+    block_size = cache.shape[2]
+    blocks, offsets = slots // block_size, slots % block_size
+    if scales is None:
+        values = x.to(cache.dtype)
+    else:
+        values, scale = quantize(x, cache.dtype)
+        scales[blocks, :, offsets] = scale
+    if cache.dtype.itemsize == 1:
+        # Bytes are moved as they are: torch copies no float8 by index.
+        cache, values = cache.view(torch.int8), values.view(torch.int8)
+    cache[blocks, :, offsets] = values
+
+
+def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [..., D] -> values [..., D] of int8 or float8 and scales [...] float32, whose product is x
+    to within half a step (int8) or 1/16 (float8) of each value.
+
+    The largest value of a row becomes the largest of the format.
+    """
+    x = x.float()
+    limit = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    scale = x.abs().amax(-1) / limit
+    # A row of zeros, or of values too small to tell from it, has scale 0.
+    divisor = scale.masked_fill(scale == 0, 1.0).unsqueeze(-1)
+    values = (x / divisor).clamp(-limit, limit)
+    return (values.round() if dtype == torch.int8 else values).to(dtype), scale
 
 
 def _gather(cache: Tensor, scales: Tensor | None, blocks: Tensor) -> Tensor:
@@ -76,7 +119,7 @@ def _gather(cache: Tensor, scales: Tensor | None, blocks: Tensor) -> Tensor:
         gathered = cache[blocks].float()
     if scales is not None:
         gathered *= scales[blocks].unsqueeze(-1)
-    return gathered.flatten(0, 1)
+    return gathered.transpose(1, 2).flatten(0, 1)
 
 
 def _causal_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

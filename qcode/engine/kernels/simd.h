@@ -59,6 +59,25 @@ inline float half_to_float(uint16_t half) {
     return value;
 }
 
+// float -> IEEE half precision, to the nearest, of two equally near to the even one.
+inline uint16_t float_to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);  // not a number
+    if (bits >= 0x47800000) return uint16_t(sign | 0x7c00);
+    if (bits < 0x38800000) {  // below 2^-14 the step is 2^-24, that of floats around 0.5
+        float magnitude;
+        std::memcpy(&magnitude, &bits, sizeof magnitude);
+        magnitude += 0.5f;
+        std::memcpy(&bits, &magnitude, sizeof bits);
+        return uint16_t(sign | (bits - 0x3f000000));
+    }
+    bits += 0xfff + (bits >> 13 & 1);
+    return uint16_t(sign | ((bits >> 13) - (112 << 10)));
+}
+
 }  // namespace qcode
 
 #if QCODE_LANES == 16

@@ -67,6 +67,10 @@ inline Floats load_half(const uint16_t* source) {
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
 }
 
+inline void store_half(uint16_t* target, Floats values) {
+    _mm_storeu_si128((__m128i*)target, _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT));
+}
+
 inline Floats load_bfloat(const uint16_t* source) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)source));
     return (Floats)_mm256_slli_epi32(wide, 16);

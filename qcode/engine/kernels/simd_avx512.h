@@ -33,6 +33,10 @@ inline Floats load_half(const uint16_t* source) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));
 }
 
+inline void store_half(uint16_t* target, Floats values) {
+    _mm256_storeu_si256((__m256i*)target, _mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT));
+}
+
 inline Floats load_bfloat(const uint16_t* source) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)source));
     return (Floats)_mm512_slli_epi32(wide, 16);

@@ -34,6 +34,10 @@ inline Floats load_half(const uint16_t* source) {
     return values;
 }
 
+inline void store_half(uint16_t* target, Floats values) {
+    for (int lane = 0; lane < kLanes; lane++) target[lane] = float_to_half(values[lane]);
+}
+
 inline Floats load_bfloat(const uint16_t* source) {
     Ints bits;
     for (int lane = 0; lane < kLanes; lane++) bits[lane] = int32_t(uint32_t(source[lane]) << 16);

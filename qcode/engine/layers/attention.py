@@ -1,14 +1,13 @@
 """Grouped-query attention over a paged key and value cache.
 
 N tokens of B sequences run in one step, the rows of one sequence next to one another. Key and
-value caches are [num_blocks, block_size, Hkv, D]; a slot is block * block_size + offset.
+value caches are [num_blocks, Hkv, block_size, D]; a slot is block * block_size + offset.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from qcode.engine import kernels
@@ -46,8 +45,15 @@ def cached_attention(
 
     A query sees every cached token of its own sequence up to its own position.
     """
-    _write(k, inputs.slots, cache.keys, cache.key_scales)
-    _write(v, inputs.slots, cache.values, cache.value_scales)
+    kernels.write_cache(
+        k,
+        v,
+        inputs.slots,
+        cache.keys,
+        cache.values,
+        cache.key_scales,
+        cache.value_scales,
+    )
     return kernels.paged_attention(
         q,
         cache.keys,
@@ -59,31 +65,3 @@ def cached_attention(
         cache.key_scales,
         cache.value_scales,
     )
-
-
-def _write(x: Tensor, slots: Tensor, cache: Tensor, scales: Tensor | None) -> None:
-    """x [N, Hkv, D] to its slots of a cache [num_blocks, block_size, Hkv, D] and its scales."""
-    if scales is None:
-        values = x.to(cache.dtype)
-    else:
-        values, scale = quantize(x, cache.dtype)
-        scales.view(-1, x.shape[1]).index_copy_(0, slots, scale)
-    if cache.dtype.itemsize == 1:
-        # Bytes are moved as they are: torch copies no float8 by index.
-        cache, values = cache.view(torch.int8), values.view(torch.int8)
-    cache.view(-1, *x.shape[1:]).index_copy_(0, slots, values)
-
-
-def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x [..., D] -> values [..., D] of int8 or float8 and scales [...] float32, whose product is x
-    to within half a step (int8) or 1/16 (float8) of each value.
-
-    The largest value of a row becomes the largest of the format.
-    """
-    x = x.float()
-    limit = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
-    scale = x.abs().amax(-1) / limit
-    # A row of zeros, or of values too small to tell from it, has scale 0.
-    divisor = scale.masked_fill(scale == 0, 1.0).unsqueeze(-1)
-    values = (x / divisor).clamp(-limit, limit)
-    return (values.round() if dtype == torch.int8 else values).to(dtype), scale

@@ -15,10 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagedKV:
-    """Keys and values [num_blocks, block_size, Hkv, D]; a slot is block * block_size + offset.
+    """Keys and values [num_blocks, Hkv, block_size, D]; a slot is block * block_size + offset.
 
-    float8 and int8 values have a float32 scale for each slot and head, [num_blocks, block_size,
-    Hkv]: what is stored times its scale is the key or value.
+    float8 and int8 values have a float32 scale for each slot and head, [num_blocks, Hkv,
+    block_size]: what is stored times its scale is the key or value.
     """
 
     keys: Tensor

@@ -108,7 +108,7 @@ def _size(num_bytes: int) -> str:
 
 class KVCache:
     """`layers` holds, for each layer with full attention in order, keys and values
-    [num_blocks, block_size, Hkv, D], with scales [num_blocks, block_size, Hkv] for float8 and
+    [num_blocks, Hkv, block_size, D], with scales [num_blocks, Hkv, block_size] for float8 and
     int8.
 
     On the CPU memory is reserved, not touched: the operating system backs a block when it is
@@ -125,7 +125,7 @@ class KVCache:
         device: torch.device,
     ) -> None:
         """Raises `OutOfMemory`."""
-        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+        shape = (num_blocks, config.num_key_value_heads, block_size, config.head_dim)
         try:
             self.layers: list[PagedKV] = [
                 _layer(shape, kv_dtype, device) for _ in config.attention_layers
@@ -143,7 +143,8 @@ class KVCache:
             for layer in self.layers:
                 for cache in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
                     if cache is not None:
-                        cache[item.target, : item.num_slots] = cache[item.source, : item.num_slots]
+                        source, target = cache[item.source], cache[item.target]
+                        target[:, : item.num_slots] = source[:, : item.num_slots]
 
 
 def _layer(shape: tuple[int, ...], kv_dtype: KVDtype, device: torch.device) -> PagedKV:

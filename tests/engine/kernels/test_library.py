@@ -12,7 +12,7 @@ from torch import Tensor
 from qcode.engine import kernels
 from qcode.engine.kernels import reference
 from qcode.engine.kernels.library import CACHE_FORMATS, VARIABLE, KernelLibrary, load, status
-from qcode.engine.layers.attention import quantize
+from qcode.engine.kernels.reference import quantize
 
 RandomTensor = Callable[..., Tensor]
 
@@ -76,7 +76,7 @@ def attention_inputs(
         tables[row, :width] = order[used : used + width]
         used += width
     counts = torch.tensor([0, *(count for count, _ in sequences)])
-    cache_shape = (sum(widths) + 2, block_size, kv_heads, head_dim)
+    cache_shape = (sum(widths) + 2, kv_heads, block_size, head_dim)
     return (
         random_tensor(int(counts.sum()), heads, head_dim),
         random_tensor(*cache_shape),
@@ -161,6 +161,52 @@ def test_every_value_a_cache_can_hold_is_read_exactly(
     lengths = torch.ones(len(v), dtype=torch.int32)
     actual = library.paged_attention(q, k, v, tables, starts, lengths, 1.0)
     assert torch.equal(actual, v.flatten(1, 2).float())
+
+
+@pytest.mark.parametrize("cache", CACHE_FORMATS)
+def test_keys_and_values_are_written_as_the_reference_rounds_them(
+    library: KernelLibrary, cache: torch.dtype, random_tensor: RandomTensor
+) -> None:
+    tokens, kv_heads, head_dim, block_size = 37, 3, 80, 5
+    # From what is lost in half precision to what is too large for it.
+    sizes = torch.logspace(-12, 6, tokens)[:, None, None]
+    k, v = (random_tensor(tokens, kv_heads, head_dim) * sizes for _ in "kv")
+    k[3], v[5, 1], v[7] = 0.0, 0.0, 1.0
+    slots = torch.randperm(60, generator=torch.Generator().manual_seed(3))[:tokens]
+    written = []
+    for kernel in (reference, library):
+        caches = [torch.zeros(12, kv_heads, block_size, head_dim).to(cache) for _ in "kv"]
+        scaled = cache.itemsize == 1
+        scales = [torch.zeros(12, kv_heads, block_size) if scaled else None for _ in "kv"]
+        kernel.write_cache(k, v, slots, *caches, *scales)
+        written.append((caches, scales))
+    (caches, scales), (expected_caches, expected_scales) = written[1], written[0]
+    for one, other in zip(caches, expected_caches, strict=True):
+        assert torch.equal(one.view(torch.int8), other.view(torch.int8))
+    for scale, expected in zip(scales, expected_scales, strict=True):
+        if scale is not None and expected is not None:
+            assert torch.equal(scale, expected)
+
+
+@pytest.mark.parametrize("cache", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_every_number_is_rounded_as_torch_rounds_it(
+    library: KernelLibrary, cache: torch.dtype
+) -> None:
+    """Numbers between, on and halfway between those that the cache can hold."""
+    codes = torch.arange(-128, 128) if cache.itemsize == 1 else torch.arange(-(2**15), 2**15)
+    held = codes.to(torch.int8 if cache.itemsize == 1 else torch.int16).view(cache).float()
+    held = held[held.isfinite()].sort().values
+    middle = (held[:-1].double() + held[1:].double()) / 2
+    near = torch.cat((held, *(middle.float() * factor for factor in (1, 1 - 1e-7, 1 + 1e-7))))
+    near = near[: len(near) // 16 * 16]
+    largest = torch.full((len(near) // 16, 16), float(held[-1]))
+    x = torch.cat((near.view(-1, 16), largest), dim=1).unsqueeze(1)  # so that scales are 1
+    caches = [torch.zeros(len(x), 1, 1, 32).to(cache) for _ in "kv"]
+    scales = [torch.zeros(len(x), 1, 1) if cache.itemsize == 1 else None for _ in "kv"]
+    library.write_cache(x, x, torch.arange(len(x)), *caches, *scales)
+    expected = x.to(cache)
+    for one in caches:
+        assert torch.equal(one.flatten(1, 2).view(torch.int8), expected.view(torch.int8))
 
 
 def test_attention_with_scores_far_apart(

@@ -33,16 +33,16 @@ def test_paged_attention_is_plain_causal_attention(num_kv_heads: int) -> None:
     num_heads, head_dim, block_size = 4, 16, 4
     contexts, queries = [7, 1, 16], [3, 1, 16]
     gen = generator()
-    k_cache = torch.randn(9, block_size, num_kv_heads, head_dim, generator=gen)
-    v_cache = torch.randn(9, block_size, num_kv_heads, head_dim, generator=gen)
+    k_cache = torch.randn(9, num_kv_heads, block_size, head_dim, generator=gen)
+    v_cache = torch.randn(9, num_kv_heads, block_size, head_dim, generator=gen)
     tables = torch.tensor([[8, 2, 0, 0], [5, 0, 0, 0], [1, 3, 7, 6]], dtype=torch.int32)
     starts = torch.tensor([0, 3, 4, 20], dtype=torch.int32)
     q = torch.randn(20, num_heads, head_dim, generator=gen)
     lengths = torch.tensor(contexts, dtype=torch.int32)
     out = reference.paged_attention(q, k_cache, v_cache, tables, starts, lengths, 0.3)
     for b, (context, count) in enumerate(zip(contexts, queries, strict=True)):
-        keys = k_cache[tables[b].long()].flatten(0, 1)[:context]
-        values = v_cache[tables[b].long()].flatten(0, 1)[:context]
+        keys = k_cache[tables[b].long()].transpose(1, 2).flatten(0, 1)[:context]
+        values = v_cache[tables[b].long()].transpose(1, 2).flatten(0, 1)[:context]
         for i in range(count):
             row, visible = int(starts[b]) + i, context - count + i + 1
             for head in range(num_heads):
@@ -55,7 +55,7 @@ def test_paged_attention_is_plain_causal_attention(num_kv_heads: int) -> None:
 def test_long_attention_is_computed_in_chunks() -> None:
     context, num_heads = 2048, 16
     assert 4 * num_heads * context * context > 2 * reference.SCORE_BYTES
-    k_cache, v_cache = torch.randn(2, context // 32, 32, 1, 8, generator=generator())
+    k_cache, v_cache = torch.randn(2, context // 32, 1, 32, 8, generator=generator())
     q = torch.randn(context, num_heads, 8, generator=generator())
     tables = torch.arange(context // 32, dtype=torch.int32)[None]
 

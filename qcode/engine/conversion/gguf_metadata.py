@@ -47,17 +47,22 @@ def copied_metadata(metadata: Mapping[str, MetadataValue], file_type: int) -> Me
 def metadata_of_directory(checkpoint: SafetensorsCheckpoint, file_type: int) -> Metadata:
     """Made from the JSON files. Raises CheckpointError, UnsupportedModel."""
     config, path = checkpoint.config, checkpoint.path.resolve()
-    architecture = _ARCHITECTURES[config.architecture]
-    network = {f"{architecture}.{key}": value for key, value in _network(config)}
     template = read_chat_template(checkpoint)
     return (
-        {"general.architecture": architecture, "general.type": "model", "general.name": path.name}
+        {"general.type": "model", "general.name": path.name}
         | _file_metadata(file_type)
         | dict(_sampling(config.generation))
-        | network
+        | network_metadata(config)
         | _tokenizer(path, config)
         | ({"tokenizer.chat_template": template} if template else {})
     )
+
+
+def network_metadata(config: ModelConfig) -> Metadata:
+    """The architecture and the sizes of a network."""
+    architecture = _ARCHITECTURES[config.architecture]
+    sizes = {f"{architecture}.{key}": value for key, value in _network(config)}
+    return {"general.architecture": architecture} | sizes
 
 
 def _file_metadata(file_type: int) -> Metadata:

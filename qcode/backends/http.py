@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
+from qcode.backends.direct_transport import DirectTransport
 from qcode.backends.lean_httpx import httpx
 from qcode.backends.retry import MAX_RETRY_AFTER_S, Failure
 from qcode.backends.server_events import (
@@ -100,7 +101,7 @@ class ChatEndpoint:
                 timeout=httpx.Timeout(None, connect=self._timers.connect_s),
                 trust_env=not self.is_local,  # a proxy has no business between us and this machine
                 follow_redirects=False,
-                transport=transport,
+                transport=transport or self._direct(),
                 verify=_certificates() if self.url.scheme == "https" else _no_certificates(),
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
@@ -108,6 +109,13 @@ class ChatEndpoint:
                 f"The proxy set for this machine cannot be used: {self.redact(str(error))}",
                 f"Check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or add {self.url.host} to NO_PROXY.",
             ) from error
+
+    def _direct(self) -> DirectTransport | None:
+        """None where a proxy may have to be asked."""
+        if not self.is_local and urllib.request.getproxies().keys() - {"no"}:
+            return None
+        tls = _certificates() if self.url.scheme == "https" else None
+        return DirectTransport(connect_s=self._timers.connect_s, tls=tls)
 
     @property
     def shown_url(self) -> str:
@@ -332,7 +340,9 @@ def _sendable(what: str, value: str) -> str:
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 @functools.cache

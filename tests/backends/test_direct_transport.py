@@ -1,0 +1,217 @@
+"""The way to a server without a proxy, against servers of bytes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from qcode.backends.direct_transport import DirectTransport
+
+pytestmark = pytest.mark.anyio
+
+Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+class ByteServer:
+    """Gives each request, head and body, to `answer`, which closes the connection if it likes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.requests: list[bytes] = []
+        self.num_connections = 0
+        self.hung_up = asyncio.Event()
+        self.url = ""
+        self._conversations: list[asyncio.Future[None]] = []
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[ByteServer]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x?y=1"
+        async with server:
+            yield self
+            await asyncio.gather(*self._conversations)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_connections += 1
+        ended = asyncio.get_running_loop().create_future()
+        self._conversations.append(ended)
+        try:
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                body = await reader.readexactly(int(length or b"0"))
+                self.requests.append(head + body)
+                await self._answer(head + body, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.hung_up.set()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            ended.set_result(None)
+
+
+def saying(*pieces: bytes, close: bool = False) -> Answer:
+    """Each piece is sent by itself."""
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if close:
+            writer.close()
+
+    return answer
+
+
+@asynccontextmanager
+async def client(answer: Answer) -> AsyncIterator[tuple[httpx.AsyncClient, ByteServer]]:
+    async with ByteServer(answer).serving() as server:
+        transport = DirectTransport(connect_s=5.0, tls=None)
+        async with httpx.AsyncClient(transport=transport) as opened:
+            yield opened, server
+
+
+SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+async def test_a_request_says_what_was_asked() -> None:
+    async with client(saying(SIZED)) as (http, server):
+        response = await http.post(server.url, json={"a": 1}, headers={"X-Key": "k"})
+    assert (response.status_code, response.text) == (200, "hello")
+    [request] = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *fields = head.split(b"\r\n")
+    assert first == b"POST /v1/x?y=1 HTTP/1.1"
+    assert b"X-Key: k" in fields
+    assert sum(field.lower().startswith(b"host: 127.0.0.1:") for field in fields) == 1
+    assert body == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (SIZED[:20], SIZED[20:-2], SIZED[-2:]),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + SIZED),
+        (b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", b"2\nhe\n3\nllo\n0\n\n"),
+    ],
+)
+async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...]) -> None:
+    async with client(saying(*pieces)) as (http, server):
+        assert (await http.get(server.url)).text == "hello"
+        assert (await http.get(server.url)).text == "hello"
+    assert server.num_connections == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "close"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", True),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 5\r\n\r\nhello", False),
+        (SIZED + b"HTTP/1.1 200 OK\r\n", False),
+        (SIZED, True),
+    ],
+)
+async def test_a_connection_that_cannot_be_used_again_is_not(answer: bytes, close: bool) -> None:
+    async with client(saying(answer, close=close)) as (http, server):
+        for _ in range(2):
+            assert (await http.get(server.url)).text == "hello"
+            if close:  # its end has come by now
+                _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(server.url).port)
+                writer.close()
+                await writer.wait_closed()
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error"),
+    [
+        ((), httpx.RemoteProtocolError),
+        ((b"SSH-2.0-OpenSSH\r\n\r\n",), httpx.RemoteProtocolError),
+        ((b"HTTP/1.1 200 OK\r\n",), httpx.RemoteProtocolError),
+        ((SIZED[:-1],), httpx.RemoteProtocolError),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",), httpx.RemoteProtocolError),
+        (
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n",),
+            httpx.RemoteProtocolError,
+        ),
+        (
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",),
+            httpx.RemoteProtocolError,
+        ),
+    ],
+)
+async def test_an_answer_that_is_none_is_an_error(
+    pieces: tuple[bytes, ...], error: type[Exception]
+) -> None:
+    async with client(saying(*pieces, close=True)) as (http, server):
+        with pytest.raises(error):
+            await http.get(server.url)
+
+
+async def test_a_refusal_is_read_while_the_request_is_still_being_sent() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        while await reader.read(1 << 20):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        transport = DirectTransport(connect_s=5.0, tls=None)
+        async with httpx.AsyncClient(transport=transport) as http:
+            response = await http.post(url, content=b"x" * (8 << 20))
+    assert response.status_code == 413
+
+
+async def test_giving_up_hangs_up() -> None:
+    silent = asyncio.Event()
+
+    async def begin(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(SIZED[:-2])
+        silent.set()
+
+    async with client(begin) as (http, server):
+        asking = asyncio.create_task(http.get(server.url))
+        await silent.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.hung_up.wait()
+
+
+async def test_nothing_that_listens_is_a_failed_connection() -> None:
+    async with ByteServer(saying(SIZED)).serving() as server:
+        url = server.url
+    async with httpx.AsyncClient(transport=DirectTransport(connect_s=5.0, tls=None)) as http:
+        with pytest.raises(httpx.ConnectError):
+            await http.get(url)
+
+
+async def test_a_header_cannot_bring_another_one_along() -> None:
+    async with client(saying(SIZED)) as (http, server):
+        with pytest.raises(httpx.LocalProtocolError):
+            await http.get(server.url, headers={"X-Key": "a\r\nX-Other: b"})
+    assert server.requests == []
+
+
+async def test_encryption_is_asked_for_by_the_scheme() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"not encrypted at all")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        transport = DirectTransport(connect_s=5.0, tls=ssl.create_default_context())
+        async with httpx.AsyncClient(transport=transport) as http:
+            with pytest.raises(httpx.ConnectError) as failed:
+                await http.get(url)
+    assert isinstance(failed.value.__cause__, ssl.SSLError)

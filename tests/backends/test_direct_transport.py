@@ -16,6 +16,28 @@ from qcode.backends.direct_transport import DirectTransport
 pytestmark = pytest.mark.anyio
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[int]:
+    """A port where `serve` gets each connection, which is closed behind it. Ends when all have."""
+    conversations: list[asyncio.Future[None]] = []
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        conversations.append(ended)
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            ended.set_result(None)
+
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*conversations)
 
 
 class ByteServer:
@@ -27,20 +49,15 @@ class ByteServer:
         self.num_connections = 0
         self.hung_up = asyncio.Event()
         self.url = ""
-        self._conversations: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[ByteServer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x?y=1"
-        async with server:
+        async with listening(self._serve) as port:
+            self.url = f"http://127.0.0.1:{port}/v1/x?y=1"
             yield self
-            await asyncio.gather(*self._conversations)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_connections += 1
-        ended = asyncio.get_running_loop().create_future()
-        self._conversations.append(ended)
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -50,11 +67,6 @@ class ByteServer:
                 await self._answer(head + body, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.hung_up.set()
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-            ended.set_result(None)
 
 
 def saying(*pieces: bytes, close: bool = False) -> Answer:
@@ -162,10 +174,9 @@ async def test_a_refusal_is_read_while_the_request_is_still_being_sent() -> None
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
         while await reader.read(1 << 20):
             pass
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with listening(serve) as port:
+        url = f"http://127.0.0.1:{port}/"
         transport = DirectTransport(connect_s=5.0, tls=None)
         async with httpx.AsyncClient(transport=transport) as http:
             response = await http.post(url, content=b"x" * (8 << 20))
@@ -206,10 +217,9 @@ async def test_a_header_cannot_bring_another_one_along() -> None:
 async def test_encryption_is_asked_for_by_the_scheme() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"not encrypted at all")
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with listening(serve) as port:
+        url = f"https://127.0.0.1:{port}/"
         transport = DirectTransport(connect_s=5.0, tls=ssl.create_default_context())
         async with httpx.AsyncClient(transport=transport) as http:
             with pytest.raises(httpx.ConnectError) as failed:

@@ -16,6 +16,7 @@ from qcode.protocol.backends import ChatRequest
 from qcode.protocol.messages import (
     AssistantMessage,
     Message,
+    ReasoningBlock,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -289,6 +290,8 @@ def _read_parts(message: Message) -> Iterator[str]:
                     yield from (block.name, block.arguments)
                 else:
                     yield block.text
+                if isinstance(block, ReasoningBlock) and block.details:
+                    yield block.details
         case ToolMessage():
             yield from (message.name, message.content)
         case UserMessage():

@@ -26,7 +26,10 @@ OPTIONAL_FIELDS = (
 
 MAX_ADAPTATIONS = 6
 _WANTED = re.compile(r"pass(?:ed)? back|missing|required|must be (?:present|provided)")
-
+_THINKING = re.compile(
+    r"reasoning_(?:content|details)|reasoning field|th(?:inking|ought)[ _](?:block|signature)"
+    r"|signature in"
+)
 _UNKNOWN = re.compile(
     r"support|recogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra|additional"
     r"|not accept|no such|invalid (?:field|parameter|argument)"
@@ -39,7 +42,7 @@ def adapted(dialect: Dialect, refusal: str, body: Mapping[str, object]) -> Diale
     words = refusal.lower()
     if "max_completion_tokens" in words and "max_tokens" in body:
         return replace(dialect, max_tokens_field="max_completion_tokens")
-    if "reasoning_content" in words or "reasoning field" in words:
+    if _THINKING.search(words) is not None:
         wanted = _WANTED.search(words) is not None and dialect.reasoning != "require"
         changed = replace(dialect, reasoning="require" if wanted else "drop")
         return changed if changed != dialect else None

@@ -192,9 +192,12 @@ class OpenAICompatibleBackend:
         if num_bytes >= 1000:
             measured = decoder.usage.input_tokens / num_bytes
             self._tokens_per_byte = min(1.0, max(0.1, measured))
-        dialect = self._profile.dialect
-        if decoder.reasoning_field not in ("", dialect.reasoning_field):
-            self._learned(dialect=replace(dialect, reasoning_field=decoder.reasoning_field))
+        dialect, seen = self._profile.dialect, decoder.reasoning_field
+        # A server that sends details sends the bare text too, now and then without them.
+        if seen not in ("", dialect.reasoning_field) and not (
+            seen == "reasoning" and dialect.reasoning_field == "reasoning_details"
+        ):
+            self._learned(dialect=replace(dialect, reasoning_field=seen))
 
     def _adapt(self, failed: RequestFailed, body: JsonObject) -> bool:
         """Whether the same request can be put differently now."""
@@ -277,8 +280,9 @@ class _Answer:
         deltas, written = self._text.finish(truncated=truncated)
         last, calls = self.decoder.calls.finish(truncated=truncated)
         blocks: list[Block] = []
-        if self._reasoning:
-            blocks.append(ReasoningBlock(text="".join(self._reasoning)))
+        details = self.decoder.reasoning_details.written()
+        if self._reasoning or details:
+            blocks.append(ReasoningBlock(text="".join(self._reasoning), details=details))
         blocks.extend(block for block in written if not (calls and isinstance(block, ToolCall)))
         blocks.extend(calls)
         message = AssistantMessage(

@@ -56,7 +56,7 @@ class Compatibility(_Table):
     """
 
     reasoning: Literal["return", "require", "drop"] | None = None
-    reasoning_field: Literal["reasoning_content", "reasoning"] | None = None
+    reasoning_field: Literal["reasoning_content", "reasoning", "reasoning_details"] | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     single_calls: bool | None = None
     fenced_calls: bool | None = None

@@ -16,7 +16,11 @@ class TextBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningBlock:
+    """Thinking. `details` is the JSON list in which a server gave it, where it wants that back
+    as it came; `text` may then be empty."""
+
     text: str
+    details: str = ""
     type: Literal["reasoning"] = "reasoning"
 
 

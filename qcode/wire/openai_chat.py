@@ -21,6 +21,7 @@ from qcode.protocol.errors import BackendUnavailable
 from qcode.protocol.messages import AssistantMessage, StopReason, Usage
 from qcode.wire.openai_errors import error_from_payload
 from qcode.wire.openai_request import JsonObject, ReasoningField, content_text
+from qcode.wire.reasoning_details import ReasoningDetails
 from qcode.wire.tool_call_stream import ToolCallStream
 
 DONE = "[DONE]"
@@ -57,6 +58,7 @@ class StreamDecoder:
     """
 
     calls: ToolCallStream = field(default_factory=ToolCallStream)
+    reasoning_details: ReasoningDetails = field(default_factory=ReasoningDetails)
     usage: Usage = field(default_factory=Usage)
     model: str = ""
     finish_reason: str = ""
@@ -97,11 +99,18 @@ class StreamDecoder:
         return deltas
 
     def _read_delta(self, delta: JsonObject) -> Iterator[Delta]:
+        detailed = ""
+        if details := delta.get("reasoning_details"):
+            self.reasoning_field = "reasoning_details"
+            detailed = self.reasoning_details.feed(details)
         for name in _REASONING_FIELDS:
             if (field := delta.get(name)) and (reasoning := content_text(field)):
                 self.reasoning_field = self.reasoning_field or name
                 yield ReasoningDelta(text=reasoning)
-                break  # some servers send the same text under both names
+                break  # some servers send the same text under two names
+        else:
+            if detailed:
+                yield ReasoningDelta(text=detailed)
         if text := content_text(delta.get("content")):
             yield TextDelta(text=text)
         items = delta.get("tool_calls")

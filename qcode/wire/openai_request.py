@@ -25,7 +25,7 @@ from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
 
 JsonObject = dict[str, object]
-ReasoningField = Literal["", "reasoning_content", "reasoning"]
+ReasoningField = Literal["", "reasoning_content", "reasoning", "reasoning_details"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Dialect:
 
     `reasoning`: earlier thinking is returned in the field it came in, required with every answer
     that made calls (even if empty), or dropped. Without a known `reasoning_field` there is nothing
-    to return it in. `single_calls` asks for one tool call an answer. `omitted` names optional
+    to return it in; thinking that came as `reasoning_details` goes back unchanged, to servers that
+    send such. `single_calls` asks for one tool call an answer. `omitted` names optional
     request fields the server refuses.
     """
 
@@ -106,10 +107,16 @@ def encode_message(message: Message, dialect: Dialect) -> JsonObject:
 def _encode_reasoning(message: AssistantMessage, dialect: Dialect) -> JsonObject:
     if dialect.reasoning == "drop":
         return {}
-    text = "".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
+    blocks = [block for block in message.blocks if isinstance(block, ReasoningBlock)]
+    field, text = dialect.reasoning_field, "".join(block.text for block in blocks)
+    if field == "reasoning_details":
+        details = [_parse(block.details) for block in blocks if block.details]
+        if details:
+            return {field: [part for parts in details if isinstance(parts, list) for part in parts]}
+        field = "reasoning"
     if dialect.reasoning == "require" and (text or message.tool_calls):
-        return {dialect.reasoning_field or "reasoning_content": text}
-    return {dialect.reasoning_field: text} if text and dialect.reasoning_field else {}
+        return {field or "reasoning_content": text}
+    return {field: text} if text and field else {}
 
 
 def _encode_call(call: ToolCall) -> JsonObject:

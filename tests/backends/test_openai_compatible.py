@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import aclosing
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from qcode.backends.http import Timers
 from qcode.backends.openai_compatible import OpenAICompatibleBackend
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.chunks import Chunk, Completed, Retrying, TextDelta, ToolCallDelta
+from qcode.protocol.codec import message_decoder, to_json
 from qcode.protocol.errors import (
     AuthenticationFailed,
     BackendError,
@@ -27,6 +29,7 @@ from qcode.protocol.messages import (
     ReasoningBlock,
     TextBlock,
     ToolCall,
+    ToolMessage,
     Usage,
     UserMessage,
 )
@@ -58,11 +61,13 @@ def backend_for(url: str, **options: object) -> OpenAICompatibleBackend:
 
 
 async def ask(backend: OpenAICompatibleBackend, request: ChatRequest = REQUEST) -> list[Chunk]:
-    try:
-        async with aclosing(backend.stream(request)) as stream:
-            return [chunk async for chunk in stream]
-    finally:
-        await backend.aclose()
+    async with aclosing(backend):
+        return await ask_open(backend, request)
+
+
+async def ask_open(backend: OpenAICompatibleBackend, request: ChatRequest) -> list[Chunk]:
+    async with aclosing(backend.stream(request)) as stream:
+        return [chunk async for chunk in stream]
 
 
 async def failure_of(url: str, **options: object) -> BackendError:
@@ -323,6 +328,45 @@ async def test_thinking_is_kept_apart_wherever_it_comes() -> None:
         answers = [answer_in(await ask(backend_for(server.url))) for _ in range(2)]
     for answer in answers:
         assert answer.blocks == (ReasoningBlock(text="hm"), TextBlock(text="42"))
+
+
+async def test_detailed_thinking_goes_back_as_it_came() -> None:
+    """Also to a request of a later process, which reads the conversation from its session."""
+    details = [
+        {"type": "reasoning.text", "text": "I must ", "signature": None, "index": 0},
+        {"type": "reasoning.text", "text": "look.", "signature": "sig==", "index": 0},
+        {"type": "reasoning.encrypted", "data": "ö/+=", "id": "call", "index": 1},
+    ]
+    pieces = [event({"reasoning": "hm", "reasoning_details": [item]}) for item in details]
+    call = {"index": 0, "id": "a", "function": {"name": "read_file", "arguments": "{}"}}
+    answers = [send(*pieces, event({"tool_calls": [call]}, "tool_calls")), say("1"), say("2")]
+    with ChatServer(answers) as server:
+        async with aclosing(backend_for(server.url)) as backend:
+            first = answer_in(await ask_open(backend, WITH_TOOLS))
+            result = ToolMessage(call_id="a", name="read_file", content="x")
+            for message in (first, message_decoder().from_json(to_json(first))):
+                said = (*WITH_TOOLS.messages, message, result)
+                await ask_open(backend, replace(WITH_TOOLS, messages=said))
+    for received in server.requests[1:]:
+        sent = received.body["messages"][2]
+        assert sent["reasoning_details"] == [
+            {"type": "reasoning.text", "text": "I must look.", "signature": "sig==", "index": 0},
+            details[2],
+        ]
+        assert "reasoning" not in sent
+
+
+async def test_thinking_that_a_server_does_not_take_back_is_dropped() -> None:
+    thinking = event({"reasoning_details": [{"type": "reasoning.text", "text": "a"}]})
+    refusal = refuse(400, "messages.1.content.0: Invalid signature in thinking block")
+    answers = [send(thinking, event({"content": "b"}, "stop")), refusal, say("c")]
+    with ChatServer(answers) as server:
+        async with aclosing(backend_for(server.url)) as backend:
+            first = answer_in(await ask_open(backend, REQUEST))
+            said = (*REQUEST.messages, first, UserMessage(content="go on"))
+            assert answer_in(await ask_open(backend, replace(REQUEST, messages=said))).text == "c"
+    assert "reasoning_details" in server.requests[1].body["messages"][2]
+    assert "reasoning_details" not in server.requests[2].body["messages"][2]
 
 
 async def test_a_call_cut_off_by_the_token_limit_is_not_made() -> None:

@@ -478,6 +478,58 @@ def test_reasoning_has_two_names(key: str) -> None:
     assert chunks == [ReasoningDelta(text="hm")]
 
 
+DETAILS = [
+    {"type": "reasoning.summary", "summary": "Plan", "id": "r", "format": "f", "index": 0},
+    {"type": "reasoning.text", "text": "I look", "signature": None, "format": "f", "index": 1},
+    {"type": "reasoning.encrypted", "data": "AAA=", "id": "s", "format": "f", "index": 2},
+    {"type": "reasoning.encrypted", "data": "BBB=", "id": "t", "format": "f", "index": 2},
+    {"type": "reasoning.unheard", "of": {"deep": [1, None]}},
+]
+
+
+def in_pieces(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Growing text a character at a time, and a signature in a piece of its own at the end."""
+    pieces: list[dict[str, Any]] = []
+    for part in details:
+        key = {"reasoning.text": "text", "reasoning.summary": "summary"}.get(part["type"])
+        if key is None:
+            pieces.append(part)
+            continue
+        pieces += [{**part, key: character, "signature": None} for character in part[key]]
+        pieces.append({"type": part["type"], "signature": "sig", "index": part["index"]})
+    return pieces
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_reasoning_details_are_kept_whole(named: bool) -> None:
+    text = {"reasoning": "x"} if named else {}
+    pieces = in_pieces(DETAILS)
+    events = [{"choices": [{"delta": {"reasoning_details": [p], **text}}]} for p in pieces]
+
+    decoder, chunks, _ = decode(events)
+
+    kept = json.loads(decoder.reasoning_details.written())
+    assert [(p["type"], p.get("text"), p.get("summary"), p.get("data")) for p in kept] == [
+        (p["type"], p.get("text"), p.get("summary"), p.get("data")) for p in DETAILS
+    ]
+    assert [p.get("signature") for p in kept] == ["sig", "sig", None, None, None]
+    assert kept[2:] == DETAILS[2:]
+    shown = "".join(c.text for c in chunks if isinstance(c, ReasoningDelta))
+    assert shown == ("x" * len(pieces) if named else "PlanI look")
+
+
+def test_reasoning_details_in_one_piece_stay_as_they_are() -> None:
+    decoder, _, _ = decode([{"choices": [{"message": {"reasoning_details": DETAILS}}]}])
+    assert json.loads(decoder.reasoning_details.written()) == DETAILS
+
+
+@pytest.mark.parametrize("odd", ["text", {"type": "reasoning.text"}, [None, 3, "x"], [[]]])
+def test_odd_reasoning_details_do_no_harm(odd: object) -> None:
+    decoder, chunks, _ = decode([{"choices": [{"delta": {"reasoning_details": odd}}]}])
+    assert chunks == []
+    assert decoder.reasoning_details.written() == ""
+
+
 # Errors
 
 
@@ -553,6 +605,7 @@ PLAIN = AssistantMessage(blocks=(TextBlock(text="x"),), stop_reason="end", model
             Dialect(reasoning="require", reasoning_field="reasoning"),
             [{"reasoning": "hm"}, {"reasoning": ""}, {}],
         ),
+        (Dialect(reasoning_field="reasoning_details"), [{"reasoning": "hm"}, {}, {}]),
     ],
 )
 def test_thinking_goes_back_as_the_server_wants_it(dialect: Dialect, expected: object) -> None:

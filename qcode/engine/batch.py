@@ -14,8 +14,8 @@ from qcode.engine.scheduling.scheduler import Scheduled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """N tokens of B sequences. `sampled_rows` [R] int64 are the rows whose logits are wanted: the
-    last one of every sequence that has no token left to compute."""
+    """N tokens of B sequences. `sampled_rows` [R] int64 are the rows whose logits are wanted: of
+    every sequence that has no token left to compute, its last token's and its draft's."""
 
     ids: Tensor
     inputs: AttentionInputs
@@ -34,6 +34,7 @@ def build_batch(scheduled: Sequence[Scheduled], block_size: int, device: torch.d
         start = sequence.num_computed_tokens
         stop = start + item.num_tokens
         ids.extend(sequence.tokens[start:stop])
+        ids.extend(item.draft)
         positions.extend(range(start, stop))
         slots.extend(
             sequence.blocks[position // block_size] * block_size + position % block_size
@@ -42,7 +43,7 @@ def build_batch(scheduled: Sequence[Scheduled], block_size: int, device: torch.d
         query_starts.append(len(ids))
         context_lens.append(stop)
         if item.is_sampled:
-            sampled_rows.append(len(ids) - 1)
+            sampled_rows.extend(range(len(ids) - 1 - len(item.draft), len(ids)))
     inputs = AttentionInputs(
         positions=torch.tensor(positions, dtype=torch.int64, device=device),
         slots=torch.tensor(slots, dtype=torch.int64, device=device),

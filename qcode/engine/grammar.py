@@ -42,6 +42,11 @@ class Constraint(Protocol):
         """Raises `EngineError` for a token that is not allowed."""
         ...
 
+    def forced(self) -> Sequence[int]:
+        """The tokens of the text that must come next, as that text is encoded: none where the text
+        may go on in more than one way, or where what follows may be part of its last token."""
+        ...
+
     @property
     def is_complete(self) -> bool:
         """Nothing more can follow."""
@@ -68,6 +73,9 @@ class GrammarConstraint:
         self._matcher.consume_token(token)
         if self._matcher.is_error():
             raise EngineError(f"grammar: {self._matcher.get_error()}")
+
+    def forced(self) -> Sequence[int]:
+        return () if self.is_complete else self._matcher.compute_ff_tokens()
 
     @property
     def is_complete(self) -> bool:
@@ -102,6 +110,9 @@ class ToolCallConstraint:
 
     def allowed(self) -> Tensor | None:
         return self._call.allowed() if self._call is not None else None
+
+    def forced(self) -> Sequence[int]:
+        return self._call.forced() if self._call is not None else ()
 
     def consume(self, token: int) -> None:
         if self._call is not None:

@@ -1,4 +1,4 @@
-"""One step on the device: the batch's tensors, the network, the sampler."""
+"""One step on the device: the batch's tensors and the network."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from qcode.engine.layers.cache import LayerCache
 from qcode.engine.memory.kv_cache import KVCache
 from qcode.engine.memory.recurrent_state import RecurrentStates
 from qcode.engine.models.network import Network
-from qcode.engine.sampling.sampler import Choice, SamplingRow, sample
 from qcode.engine.sampling.scoring import log_probabilities
 from qcode.engine.scheduling.block_pool import BlockCopy
 from qcode.engine.scheduling.scheduler import Scheduled
-from qcode.engine.scheduling.sequence import Sequence
 from qcode.engine.scheduling.state_pool import StateCopy
 from qcode.protocol.errors import OutOfMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """`choices` has one item for each sequence that is sampled in this step, `scores` one list for
-    each that is scored; both in the order in which the sequences were scheduled."""
+    """`logits` [R, V] float32 has rows for each sequence that is sampled in this step: what follows
+    its last token, then what follows each token of its draft. `scores` has one list for each
+    sequence that is scored. Both are in the order in which the sequences were scheduled."""
 
-    choices: list[Choice]
+    logits: Tensor
     scores: list[list[float]]
 
 
@@ -77,18 +76,14 @@ class ModelRunner:
         batch = build_batch(scheduled, self._block_size, self._device)
         hidden = self._network.forward(batch.ids, batch.inputs, self._layers)
         return StepResult(
-            choices=self._sample(scheduled, hidden, batch.sampled_rows),
+            logits=self._logits(hidden[batch.sampled_rows]),
             scores=self._score(scheduled, hidden),
         )
 
-    def _sample(
-        self, scheduled: abc.Sequence[Scheduled], hidden: Tensor, sampled_rows: Tensor
-    ) -> list[Choice]:
-        rows = [_sampling_row(item.sequence) for item in scheduled if item.is_sampled]
-        if not rows:
-            return []
-        logits = self._network.logits(hidden[sampled_rows])
-        return sample(logits[:, : self._num_tokens], rows)
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if not len(hidden):
+            return hidden.new_empty(0, self._num_tokens, dtype=torch.float32)
+        return self._network.logits(hidden)[:, : self._num_tokens]
 
     def _score(self, scheduled: abc.Sequence[Scheduled], hidden: Tensor) -> list[list[float]]:
         scores = []
@@ -113,12 +108,3 @@ def _layer_caches(cache: KVCache, states: RecurrentStates) -> list[LayerCache]:
         states.layers[index] if index in states.layers else next(keys_and_values)
         for index in range(len(cache.layers) + len(states.layers))
     ]
-
-
-def _sampling_row(sequence: Sequence) -> SamplingRow:
-    return SamplingRow(
-        sampling=sequence.sampling,
-        position=sequence.answer_position,
-        adjustments=sequence.adjustments,
-        allowed=sequence.constraint.allowed() if sequence.constraint is not None else None,
-    )

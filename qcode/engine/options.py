@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from qcode.protocol.errors import EngineError
 
 KVDtype = Literal["auto", "float32", "float16", "bfloat16", "float8", "int8"]
+
+Speculation = Literal["auto", "off"]
 
 KVDtypeName = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_DTYPES: Mapping[KVDtypeName, KVDtype] = {
@@ -41,6 +44,16 @@ def parse_context(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixCacheOptions:
+    """Where prefixes are kept across runs, and how much at most, of all models together. With
+    `read_only` what is there is used and nothing is written."""
+
+    directory: Path
+    max_bytes: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """`None` and "auto" leave the choice to the model and the machine.
 
@@ -57,6 +70,9 @@ class EngineOptions:
     A prefill chunk has at most `max_chunk_tokens` tokens and is sized to take about
     `chunk_target_s` seconds, so that an abort is noticed that soon and sequences that are already
     being answered keep moving.
+
+    `speculation` "auto" guesses tokens that an answer seems to copy from its prompt and checks them
+    in one step, where that is faster; the answer is the same without.
     """
 
     device: str = "auto"
@@ -71,6 +87,9 @@ class EngineOptions:
     chunk_target_s: float = 1.0
     num_threads: int | None = None
     prefix_reuse: bool = True
+    speculation: Speculation = "auto"
+    prefix_cache: PrefixCacheOptions | None = None
+    """None keeps prefixes in memory only."""
 
     def __post_init__(self) -> None:
         """Raises `EngineError` for values that no step could be made with."""

@@ -32,6 +32,7 @@ def scheduler_of(
         BlockPool(num_blocks, 4),
         ChunkSizer(max_tokens=chunk, target_s=1),
         max_sequences=max_sequences,
+        context_window=1000,
         states=StatePool(num_slots, 4) if num_slots else None,
     )
 
@@ -40,7 +41,7 @@ def run_step(scheduler: Scheduler) -> list[tuple[int, int]]:
     """Compute what is scheduled, append a token where one is due: (request, tokens) of each."""
     scheduled = scheduler.schedule()
     for item in scheduled:
-        scheduler.commit(item)
+        scheduler.commit(item, item.num_tokens)
         if item.is_sampled:
             item.sequence.tokens.append(0)
     return [(item.sequence.id, item.num_tokens) for item in scheduled]
@@ -89,7 +90,7 @@ def test_when_blocks_run_out_the_youngest_waits_and_the_oldest_gets_on() -> None
 
 def test_removing_is_idempotent_and_frees_everything() -> None:
     pool = BlockPool(10, 4)
-    scheduler = Scheduler(pool, ChunkSizer(max_tokens=8, target_s=1), max_sequences=1)
+    scheduler = Scheduler(pool, ChunkSizer(max_tokens=8, target_s=1), max_sequences=1, context_window=1000)
     running, waiting = sequence_of(1, 6), sequence_of(2, 6)
     scheduler.add(running)
     scheduler.add(waiting)

@@ -51,6 +51,8 @@ class Memory:
             self.blocks,
             ChunkSizer(max_tokens=chunk, target_s=1),
             max_sequences=max_sequences,
+            context_window=100_000,
+            prefix_reuse=prefix_reuse,
             states=self.pool,
         )
         self.states: dict[int, tuple[int, ...]] = {}
@@ -70,7 +72,7 @@ class Memory:
         for item in scheduled:
             self._compute(item.sequence, item.num_tokens)
         for item in scheduled:
-            self.scheduler.commit(item)
+            self.scheduler.commit(item, item.num_tokens)
             if item.is_sampled:
                 item.sequence.tokens.append(next_token)
         return [(item.sequence.id, item.num_tokens) for item in scheduled]

@@ -9,6 +9,7 @@ from qcode.engine.grammar import Constraint
 from qcode.engine.sampling.logit_adjustments import LogitAdjustments
 from qcode.engine.sampling.sampler import ResolvedSampling
 from qcode.engine.sampling.stop_strings import StoppableText
+from qcode.engine.speculation.drafter import CopiedText
 from qcode.protocol.errors import EngineError
 
 RequestId = NewType("RequestId", int)
@@ -51,6 +52,12 @@ class TokenOutput:
     """One for each of `token_ids` where the request asked for them."""
     scores: tuple[float, ...] = ()
     """Of a text to score: the log-probabilities of its next tokens."""
+    num_draft_tokens: int = 0
+    """Tokens that were guessed and checked in this step."""
+    num_accepted_tokens: int = 0
+    """How many of them were right, so that they are among `token_ids`."""
+    num_forced_tokens: int = 0
+    """How many of `token_ids` were not chosen, because the constraint left nothing else."""
     prefill: Prefill | None = None
     finish_reason: FinishReason | None = None
     error: EngineError | None = None
@@ -78,6 +85,8 @@ class Sequence:
     adjustments: LogitAdjustments | None = None
     text: StoppableText | None = None
     """Only where there are stop strings to look for."""
+    copied: CopiedText | None = None
+    """Only where drafts may be made."""
     is_scored: bool = False
     num_scores: int = 0
     """How many tokens have been scored; not lost when its blocks are."""
@@ -88,6 +97,8 @@ class Sequence:
     state_slot: int | None = None
     """Where its recurrent state is while it runs; owned by `StatePool`."""
     num_computed_tokens: int = 0
+    num_admitted_tokens: int = 0
+    """How many tokens it had when it was admitted: up to there it is read in chunks."""
     num_cached_tokens: int = 0
     """How many tokens were reused when the sequence was first admitted."""
 
@@ -98,6 +109,11 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def is_read(self) -> bool:
+        """All that was there when it was admitted is computed: its answer goes on."""
+        return self.num_computed_tokens >= self.num_admitted_tokens
 
     @property
     def num_sampled_tokens(self) -> int:

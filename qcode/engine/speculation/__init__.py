@@ -1,0 +1,1 @@
+"""Drafts: tokens that are likely to come next, checked by the network in one step."""

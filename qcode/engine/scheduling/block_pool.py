@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, abc
 from dataclasses import dataclass
 
 from qcode.engine.scheduling.sequence import Sequence
@@ -50,8 +50,8 @@ class _Content:
 class BlockPool:
     """Tensor-free bookkeeping; not thread-safe.
 
-    A block is in exactly one of three states: held by one or more sequences, idle (held by none,
-    content indexed) or free (content meaningless).
+    A block is in exactly one of three states: held by one or more sequences (or by whoever reads
+    or writes its content), idle (held by none, content indexed) or free (content meaningless).
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, prefix_reuse: bool = True) -> None:
@@ -148,6 +148,30 @@ class BlockPool:
         sequence.blocks.clear()
         sequence.digests.clear()
         sequence.num_computed_tokens = 0
+
+    def block_of(self, digest: bytes) -> int | None:
+        """The block that holds the end of the prefix with this digest."""
+        return self._by_digest.get(digest)
+
+    def hold(self, blocks: abc.Iterable[int]) -> None:
+        """Keep the content of blocks, whoever else lets go of them, until they are dropped."""
+        for block in blocks:
+            self._hold(block)
+
+    def drop(self, blocks: abc.Iterable[int]) -> None:
+        """Let go of blocks that were held or added; the first is handed out again first."""
+        for block in blocks:
+            self._drop(block)
+
+    def add(self, parent: bytes, tokens: abc.Sequence[int], digest: bytes) -> int | None:
+        """A block, held, for content from elsewhere, which is to be written before the next step.
+        None if there is no room."""
+        assert digest not in self._by_digest
+        if not self.num_available:
+            return None
+        block = self._take()
+        self._index(block, _Content(parent=parent, tokens=tuple(tokens), digest=digest))
+        return block
 
     def _attach_copy(self, sequence: Sequence, num_slots: int) -> BlockCopy:
         """A block that begins with the `num_slots` tokens after the sequence's full blocks."""

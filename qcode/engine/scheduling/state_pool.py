@@ -149,6 +149,21 @@ class StatePool:
         else:
             self._free.append(slot)
 
+    def snapshot_of(self, digest: bytes) -> int | None:
+        """The slot with the state after the prefix with this digest, once all copies are made."""
+        snapshot = self._snapshots.get(digest)
+        return None if snapshot is None else snapshot.slot
+
+    def add(self, digest: bytes, num_tokens: int) -> int | None:
+        """A slot for a snapshot from elsewhere. All copies must have been taken and made before;
+        the state is to be written before the next step. None if all slots are held."""
+        assert digest not in self._snapshots
+        assert not self._copies
+        slot = self._take()
+        if slot is not None:
+            self._insert(slot, digest, num_tokens, previous=None)
+        return slot
+
     def take_copies(self) -> list[StateCopy]:
         """The copies asked for since the last call: to be made in order, before the next step."""
         copies, self._copies = self._copies, []
@@ -166,15 +181,21 @@ class StatePool:
         return snapshot
 
     def _add(self, sequence: Sequence, slot: int, previous: _Snapshot | None) -> _Snapshot:
+        digest = self._computed_digest(sequence)
+        return self._insert(slot, digest, sequence.num_computed_tokens, previous)
+
+    def _insert(
+        self, slot: int, digest: bytes, num_tokens: int, previous: _Snapshot | None
+    ) -> _Snapshot:
         self._clock += 1
         snapshot = _Snapshot(
             slot=slot,
-            digest=self._computed_digest(sequence),
-            num_tokens=sequence.num_computed_tokens,
+            digest=digest,
+            num_tokens=num_tokens,
             previous=previous,
             last_used=self._clock,
         )
-        self._snapshots[snapshot.digest] = snapshot
+        self._snapshots[digest] = snapshot
         return snapshot
 
     def _computed_digest(self, sequence: Sequence) -> bytes:

@@ -109,7 +109,7 @@ class AsyncEngine:
 
     async def engine(self) -> Engine:
         """Wait until the model is loaded. Only the engine's constants (`loaded`, `grammars`,
-        `context_window`) may be used outside of its thread.
+        `context_window`) and its `notices` may be used outside of its thread.
 
         Raises `CheckpointError`, `UnsupportedModel`, `OutOfMemory`, `EngineError`.
         """
@@ -178,6 +178,7 @@ class AsyncEngine:
             request.stream.put(_closed())
 
     def _run(self) -> None:
+        engine = None
         try:
             engine = self._loaded()
             while engine is not None and self._take_requests(engine):
@@ -185,6 +186,8 @@ class AsyncEngine:
         finally:
             self._closing.set()
             self._fail_all(_closed())
+            if engine is not None:
+                engine.close()
 
     def _loaded(self) -> Engine | None:
         try:

@@ -22,6 +22,12 @@ def choose_profile(model: ModelInfo) -> Profile:
     return "lean" if model.strength == "small" or small_window else "full"
 
 
+def choose_edit_format(model: ModelInfo) -> EditFormat:
+    """Whole files for a small model: it seldom copies the passage to be replaced exactly, or takes
+    one that stands in several places."""
+    return "whole" if model.strength == "small" else "replace"
+
+
 def offered(names: tuple[str, ...], profile: Profile, edit_format: EditFormat) -> tuple[str, ...]:
     """Which of the tools a model is offered where the person has not chosen. With whole files it
     writes them anew and there is nothing to match."""

@@ -14,7 +14,7 @@ from qcode.protocol.errors import SandboxUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
-    from qcode.agent.profile import Profile
+    from qcode.agent.profile import EditFormat, Profile
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
     from qcode.config.settings import Settings
@@ -55,7 +55,7 @@ def create_agent(
         backend = create_backend(settings)
     root = workspace.root
     profile = _profile(settings, backend)
-    tools = create_tools(settings, workspace, profile)
+    tools = create_tools(settings, workspace, profile, _edit_format(settings, backend))
     if settings.verify is not None and "run_shell_command" not in {tool.name for tool in tools}:
         raise SettingsError(
             "verify needs the tool run_shell_command, which tools leaves out.",
@@ -124,7 +124,10 @@ def create_workspace(root: Path) -> Workspace:
 
 
 def create_tools(
-    settings: Settings, workspace: Workspace, profile: Profile = "full"
+    settings: Settings,
+    workspace: Workspace,
+    profile: Profile = "full",
+    edit_format: EditFormat = "replace",
 ) -> tuple[Tool[Any], ...]:
     """The tools of one session, which share what they know of the files read in it. Raises
     `SettingsError` for a tool that does not exist."""
@@ -157,7 +160,7 @@ def create_tools(
     names = tuple(tool.name for tool in tools)
     chosen = settings.tools
     if chosen is None:
-        chosen = offered(names, profile, settings.edit_format)
+        chosen = offered(names, profile, edit_format)
     return select_tools(tools, chosen)
 
 
@@ -165,6 +168,13 @@ def _profile(settings: Settings, backend: Backend) -> Profile:
     from qcode.agent.profile import choose_profile
 
     return choose_profile(backend.model) if settings.profile == "auto" else settings.profile
+
+
+def _edit_format(settings: Settings, backend: Backend) -> EditFormat:
+    from qcode.agent.profile import choose_edit_format
+
+    chosen = settings.edit_format
+    return choose_edit_format(backend.model) if chosen == "auto" else chosen
 
 
 def _system_prompt(

@@ -11,7 +11,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.answer import stop_reason
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     from qcode.engine.scheduling.sequence import FinishReason, TokenOutput
     from qcode.engine.tokenizer import Tokenizer
 
-LARGE_PARAMETERS = 7_000_000_000
-"""Models with fewer active parameters fail as free tool-calling agents."""
+_LARGE_PARAMETERS = 7_000_000_000
+
+
+def strength(config: ModelConfig) -> Literal["small", "large"]:
+    """Small models fail as free tool-calling agents. A mixture of experts does about as well as a
+    dense model of the geometric mean of its parameters and of those active for a token."""
+    alike = math.sqrt(config.num_parameters * config.num_active_parameters)
+    return "small" if alike < _LARGE_PARAMETERS else "large"
 
 
 class LocalBackend:
@@ -51,13 +57,15 @@ class LocalBackend:
         name: str,
         options: EngineOptions | None = None,
         progress: Callable[[float], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """`progress` is called on the engine's thread with the share of the model that is
-        loaded."""
+        loaded. `tell` gets lines for the person while a request is answered."""
         self._path = path
         self._name = name
         self._options = options or EngineOptions()
         self._progress = progress
+        self._tell = tell
         self._engine: AsyncEngine | None = None
         self._template: ChatTemplate | None = None
         self._vocabulary: tuple[Tokenizer, ChatTemplate] | None = None
@@ -95,7 +103,7 @@ class LocalBackend:
         return ModelInfo(
             name=self._name,
             context_window=context_window,
-            strength="small" if config.num_active_parameters < LARGE_PARAMETERS else "large",
+            strength=strength(config),
             constrains=True,
             local=True,
         )
@@ -133,6 +141,8 @@ class LocalBackend:
         chunks = self._chunks(answer, outputs, len(prompt) + len(shape.prefix_ids))
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
+                while not engine.notices.empty():
+                    self._tell(engine.notices.get())
                 yield chunk
 
     def count_tokens(self, request: ChatRequest) -> int:

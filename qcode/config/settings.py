@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from qcode.config.named_models import NamedModel, http_url
-from qcode.config.quantities import ContextTokens, PositiveInt, Seconds
+from qcode.config.quantities import ContextTokens, PositiveInt, Seconds, SizeText
 from qcode.engine.options import KVDtypeName
 from qcode.protocol.permissions import Mode
 
@@ -81,6 +81,11 @@ class Settings(BaseModel):
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads of the bundled engine."
     )
+    prefix_cache: SizeText = Field(
+        default="10GB",
+        description="How much the bundled engine keeps on disk of what it has read, so that the "
+        "same beginning is not read again by the next run: a size, or off.",
+    )
     approval_mode: Mode = Field(
         default=Mode.DEFAULT,
         description="How much may run unasked: plan, default, auto-edit, yolo.",
@@ -147,9 +152,10 @@ class Settings(BaseModel):
         description="How much the model is told and offered: lean is a short prompt and five "
         "tools. auto chooses by the model's size and window.",
     )
-    edit_format: Literal["replace", "whole"] = Field(
-        default="replace",
-        description="How the model changes files: replace a passage, or write the whole file.",
+    edit_format: Literal["auto", "replace", "whole"] = Field(
+        default="auto",
+        description="How the model changes files: replace a passage, or write the whole file. "
+        "auto is whole for a small model.",
     )
     failure_context: bool = Field(
         default=True,

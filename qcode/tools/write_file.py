@@ -24,7 +24,7 @@ class WriteFileParams(BaseModel):
 
 class WriteFile:
     name = "write_file"
-    description = "Create a file, or replace one you have read. Use edit for changes of a part."
+    description = "Create a file, or replace one you have read. Use edit, if offered, for a part."
     parameters = WriteFileParams
 
     def __init__(self, workspace: Workspace, records: FileRecords) -> None:

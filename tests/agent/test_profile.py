@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qcode.agent.profile import LEAN_TOOLS, choose_profile, offered
+from qcode.agent.profile import LEAN_TOOLS, choose_edit_format, choose_profile, offered
 from qcode.protocol.backends import ModelInfo
 
 MODEL = ModelInfo(name="m", context_window=32_768)
@@ -16,6 +16,11 @@ def test_the_profile_follows_the_model_and_its_window() -> None:
     assert choose_profile(replace(MODEL, strength="small")) == "lean"
     assert choose_profile(replace(MODEL, context_window=8_192)) == "lean"
     assert choose_profile(replace(MODEL, context_window=None)) == "full"
+
+
+def test_a_small_model_writes_whole_files() -> None:
+    assert choose_edit_format(replace(MODEL, strength="small")) == "whole"
+    assert choose_edit_format(replace(MODEL, context_window=8_192)) == "replace"
 
 
 def test_the_lean_profile_offers_fewer_tools_and_whole_files_no_edits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from random_checkpoint import write_safetensors
 
-from qcode.backends.local import LocalBackend
+from qcode.backends.local import LocalBackend, strength
+from qcode.engine.checkpoint.config import config_from_json
 from qcode.engine.options import EngineOptions
 from qcode.protocol.backends import AnswerShape, Backend, ChatRequest
 from qcode.protocol.chunks import Chunk, Completed, PrefillProgress, TextDelta
@@ -274,3 +276,19 @@ async def test_a_request_beyond_the_window_says_so(backend: LocalBackend) -> Non
 
     with pytest.raises(ContextOverflow, match="2048"):
         await collect(backend, long)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qwen2.5-coder-3b-instruct", "small"),
+        ("qwen3-4b", "small"),
+        ("qwen2.5-coder-7b-instruct", "large"),
+        ("qwen3-coder-30b-a3b-instruct", "large"),
+        ("qwen3-coder-next", "large"),
+    ],
+)
+def test_strength_is_told_by_the_size_of_the_network(name: str, expected: str) -> None:
+    """Few experts at a time do not make a small model of a large one."""
+    published = Path(__file__).parent.parent / "published_configs" / f"{name}.json"
+    assert strength(config_from_json(json.loads(published.read_text()), {}, name)) == expected

@@ -172,3 +172,19 @@ def test_a_server_found_on_this_machine_is_offered_and_not_used(qcode: Qcode) ->
     assert f'which answers here: qcode run {flags} "PROMPT"' in run.stderr
     assert {request.path for request in server.requests} == {"/v1/models"}
     assert f"to use it: qcode {flags}" in doctor.stdout
+
+
+def test_a_small_model_writes_whole_files_unless_told_otherwise(qcode: Qcode) -> None:
+    offered = []
+    for strength, edit_format in (("small", ""), ("large", ""), ("small", "replace")):
+        with ChatServer([say("Hello.")], models=[LISTED]) as server:
+            settings_file(
+                qcode,
+                (f'edit_format = "{edit_format}"\n' if edit_format else "")
+                + f'[models.lab]\nbase_url = "{server.url}"\nstrength = "{strength}"\n',
+            )
+            assert qcode.run("run", "--model", "lab", "say hello").returncode == 0
+        tools = {tool["function"]["name"] for tool in server.requests[-1].body["tools"]}
+        assert "write_file" in tools
+        offered.append("edit" in tools)
+    assert offered == [False, True, True]

@@ -14,6 +14,7 @@ from qcode.protocol.errors import SettingsError
 if TYPE_CHECKING:
     from qcode.backends.discovery import FoundServer
     from qcode.config.settings import Settings
+    from qcode.engine.options import PrefixCacheOptions
     from qcode.protocol.backends import Backend
 
 Obtain = Callable[[str], Path]
@@ -28,16 +29,20 @@ def create_backend(
     *,
     obtain: Obtain | None = None,
     tell: Callable[[str], None] | None = None,
+    keep_prefixes: bool = True,
 ) -> Backend:
     """`scripted:FILE` and model files name themselves; else an endpoint, if one is set; else a
-    model of this machine. `obtain` is asked for a named model that is not here yet."""
+    model of this machine. `obtain` is asked for a named model that is not here yet.
+    Without `keep_prefixes` nothing of what is asked is kept on disk."""
     model = settings.model
     if model is not None and model.startswith(SCRIPTED):
         return _scripted_backend(Path(model.removeprefix(SCRIPTED)))
     if settings.base_url is not None or settings.named_model is not None:
         return _remote_backend(settings)
     name = model or default_model()
-    return _local_backend(settings, name, obtain, tell or (lambda line: None))
+    return _local_backend(
+        settings, name, obtain, tell or (lambda line: None), keep_prefixes=keep_prefixes
+    )
 
 
 def default_model() -> str:
@@ -64,7 +69,12 @@ def _remote_backend(settings: Settings) -> Backend:
 
 
 def _local_backend(
-    settings: Settings, name: str, obtain: Obtain | None, tell: Callable[[str], None]
+    settings: Settings,
+    name: str,
+    obtain: Obtain | None,
+    tell: Callable[[str], None],
+    *,
+    keep_prefixes: bool,
 ) -> Backend:
     from qcode.engine.store.model_catalogue import catalogue_entry
     from qcode.engine.store.model_store import ModelStore
@@ -99,8 +109,20 @@ def _local_backend(
         context_window=settings.context_window,
         kv_dtype=KV_DTYPES[settings.kv_dtype],
         num_threads=settings.threads,
+        prefix_cache=_prefix_cache(settings, keep=keep_prefixes),
     )
-    return LocalBackend(path, name=name, options=options)
+    return LocalBackend(path, name=name, options=options, tell=tell)
+
+
+def _prefix_cache(settings: Settings, *, keep: bool) -> PrefixCacheOptions | None:
+    from qcode.config.quantities import parse_size
+    from qcode.engine.options import PrefixCacheOptions
+
+    max_bytes = parse_size(settings.prefix_cache)
+    if not max_bytes:
+        return None
+    directory = Locations.from_environment(os.environ).prefixes
+    return PrefixCacheOptions(directory=directory, max_bytes=max_bytes, read_only=not keep)
 
 
 def _found_servers() -> tuple[FoundServer, ...]:

@@ -42,7 +42,12 @@ def open_agent(
     check_sandbox(loaded.settings)
     session = open_session(options.session, project=options.cwd)
     if backend is None:
-        backend = create_backend(loaded.settings, obtain=obtain, tell=tell)
+        backend = create_backend(
+            loaded.settings,
+            obtain=obtain,
+            tell=tell,
+            keep_prefixes=options.session.kind != "ephemeral",
+        )
         for notice in _engine_notices(backend):
             tell(notice)
     return create_agent(

@@ -65,6 +65,11 @@ class Locations:
         return self.cache / "output"
 
     @property
+    def prefixes(self) -> Path:
+        """What the bundled engine has computed of prompts, to begin with next time."""
+        return self.cache / "prefixes"
+
+    @property
     def patches(self) -> Path:
         """Changes that passed but could not be put in place."""
         return self.state / "patches"

@@ -291,4 +291,5 @@ async def test_a_request_beyond_the_window_says_so(backend: LocalBackend) -> Non
 def test_strength_is_told_by_the_size_of_the_network(name: str, expected: str) -> None:
     """Few experts at a time do not make a small model of a large one."""
     published = Path(__file__).parent.parent / "published_configs" / f"{name}.json"
-    assert strength(config_from_json(json.loads(published.read_text()), {}, name)) == expected
+    config = json.loads(published.read_text())["config"]
+    assert strength(config_from_json(config, {}, name)) == expected

@@ -43,6 +43,7 @@ class Agent:
         approver: Approver,
         session: Session,
         system_prompt: str,
+        prompt_basis: str = "",
         limits: TurnLimits | None = None,
         verify: VerifyCommand | None = None,
         answer_form: AnswerForm | None = None,
@@ -50,14 +51,16 @@ class Agent:
         sampling: SamplingParams | None = None,
         spill_directory: Path | None = None,
     ) -> None:
+        """A session that was begun with the same `prompt_basis` and tools goes on with the system
+        prompt it has."""
         self.backend = backend
         self.session = session
-        self.system_prompt = system_prompt
         self.limits = limits or TurnLimits()
         self.verify = verify
         self.answer_form = answer_form
         self.tools = {tool.name: tool for tool in tools}
         self._specs = tuple(tool_spec(tool) for tool in tools)
+        self.system_prompt = session.settle_prompt(system_prompt, prompt_basis, self._specs)
         self._gate = PermissionGate(policy, approver)
         self._compactor = Compactor(session, backend)
         self._strategy_for = strategy_for

@@ -81,8 +81,9 @@ class DecisionEntry:
 class RequestEntry:
     """What the model was asked when the next answer came: with it a session can be run again.
 
-    `system` and `tools` are None where they are those of the request entry before. `messages` is
-    the digest of the conversation that was sent (`conversation_digest`)."""
+    `system` and `tools` are None where they are those of the request entry before. `basis` stands
+    for what `system` was made of, the day and the like aside; empty where that is not known.
+    `messages` is the digest of the conversation that was sent (`conversation_digest`)."""
 
     id: str
     parent_id: str | None
@@ -91,6 +92,7 @@ class RequestEntry:
     tools: tuple[ToolSpec, ...] | None
     sampling: SamplingParams
     messages: str
+    basis: str = ""
     type: Literal["request"] = "request"
 
 
@@ -121,6 +123,7 @@ class Session:
         self._by_id = {entry.id: position for position, entry in enumerate(self._entries)}
         self._log = log
         self._asked: tuple[str, tuple[ToolSpec, ...]] | None = None
+        self._prompt = ("", "")
         self._head: str | None = self._entries[-1].id if self._entries else None
         self._shown: tuple[str | None, tuple[MessageEntry, ...]] = (None, ())
         self._conversation: tuple[str | None, tuple[Message, ...]] = (None, ())
@@ -145,6 +148,18 @@ class Session:
     def add(self, message: Message) -> None:
         self.append(MessageEntry(id=new_entry_id(), parent_id=self._head, message=message))
 
+    def settle_prompt(self, system: str, basis: str, tools: tuple[ToolSpec, ...]) -> str:
+        """The system prompt to go on with. It is the one of earlier requests where that was made
+        of the same and the tools are the same, so that what was read once stays cached."""
+        for entry in reversed(self._entries):
+            if not isinstance(entry, RequestEntry) or entry.system is None or not basis:
+                continue
+            if (entry.basis, entry.tools) == (basis, tools):
+                system = entry.system
+                break
+        self._prompt = (system, basis)
+        return system
+
     def add_request(self, request: ChatRequest, model: str) -> None:
         """Records what is about to be asked."""
         system, tools = request.system, request.tools
@@ -159,6 +174,7 @@ class Session:
                 tools=None if same else tools,
                 sampling=request.sampling,
                 messages=self._digest.of(request.messages),
+                basis=self._prompt[1] if system == self._prompt[0] else "",
             )
         )
 

@@ -1,14 +1,16 @@
 """The system prompt from its parts: what never changes, then the project's instructions, then the
 facts of this machine and day, so that as much as possible of it stays the same between sessions.
 
-It is built once for a session and then kept byte for byte: a changed prefix costs every cached
-token behind it.
+It is built once for a session and then kept byte for byte, also where the session is resumed: a
+changed prefix costs every cached token behind it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -51,6 +53,13 @@ def build_system_prompt(
     if added.strip():
         parts.append(added.strip())
     return "\n\n".join(parts) + "\n"
+
+
+def prompt_basis(build: Callable[[Facts], str], facts: Facts) -> str:
+    """What tells one system prompt from another, apart from what changes by itself from one day
+    and one branch to the next: the digest of the prompt without it."""
+    lasting = replace(facts, today=date.min, git_branch=None)
+    return hashlib.sha256(build(lasting).encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def load_prompt(name: str) -> str:

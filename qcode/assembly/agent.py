@@ -74,6 +74,14 @@ def create_agent(
         verify = replace(verify, max_attempts=1)  # the attempts have had their tries
         strategy_for = _best_of(settings, root, session.id, backend, approver, bare=bare)
     form = None if answer_schema is None else AnswerForm(answer_schema)
+    system_prompt, basis = _system_prompt(
+        settings,
+        profile,
+        root,
+        None if bare else tell or _ignore,
+        None if form is None else form.instruction,
+        shown_cwd,
+    )
     return Agent(
         backend=backend,
         tools=tools,
@@ -86,14 +94,8 @@ def create_agent(
         ),
         approver=approver,
         session=session,
-        system_prompt=_system_prompt(
-            settings,
-            profile,
-            root,
-            None if bare else tell or _ignore,
-            None if form is None else form.instruction,
-            shown_cwd,
-        ),
+        system_prompt=system_prompt,
+        prompt_basis=basis,
         limits=turn_limits(settings, backend.model),
         verify=verify,
         answer_form=form,
@@ -184,29 +186,37 @@ def _system_prompt(
     tell: Callable[[str], None] | None,
     form: str | None,
     shown_cwd: Path | None,
-) -> str:
-    """A person who starts qcode in a folder means its instructions to be read: they are text that
+) -> tuple[str, str]:
+    """The prompt and its basis.
+
+    A person who starts qcode in a folder means its instructions to be read: they are text that
     asks, and permissions guard what they ask for. What could run by itself needs trust. Without
     `tell` none is read. `form` says how the last message must look."""
     from datetime import UTC, datetime
 
     from qcode.agent.instructions import Instructions, load_instructions
-    from qcode.agent.system_prompt import build_system_prompt, gather_facts
+    from qcode.agent.system_prompt import Facts, build_system_prompt, gather_facts, prompt_basis
 
     facts = gather_facts(root, datetime.now(UTC).astimezone().date())
+    if shown_cwd is not None:
+        facts = replace(facts, cwd=shown_cwd)
     instructions = Instructions()
     if tell is not None:
         user_directory = Locations.from_environment(os.environ).config
         instructions = load_instructions(root, user_directory=user_directory)
         for note in instructions.notes:
             tell(note)
-    return build_system_prompt(
-        profile=profile,
-        facts=facts if shown_cwd is None else replace(facts, cwd=shown_cwd),
-        instructions=instructions.text,
-        own=settings.system_prompt,
-        added="\n\n".join(part for part in (settings.append_system_prompt, form) if part),
-    )
+
+    def build(facts: Facts) -> str:
+        return build_system_prompt(
+            profile=profile,
+            facts=facts,
+            instructions=instructions.text,
+            own=settings.system_prompt,
+            added="\n\n".join(part for part in (settings.append_system_prompt, form) if part),
+        )
+
+    return build(facts), prompt_basis(build, facts)
 
 
 def _ignore(line: str) -> None:

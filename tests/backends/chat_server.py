@@ -45,6 +45,7 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: dict[str, Any]
+    raw: bytes
 
 
 def say(
@@ -245,7 +246,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Received(method, path, headers, json.loads(body) if body else {})
+    return Received(method, path, headers, json.loads(body) if body else {}, body)
 
 
 def _head(answer: Answer) -> bytes:

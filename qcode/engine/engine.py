@@ -97,7 +97,13 @@ class Engine:
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         """Lines for the person, put there by any thread."""
         self._prefixes = open_prefix_cache(
-            path, config, options, cache=cache, states=states, tell=self.notices.put
+            path,
+            config,
+            options,
+            cache=cache,
+            kv_dtype=kv_dtype,
+            states=states,
+            tell=self.notices.put,
         )
         self._chunks = ChunkSizer(
             max_tokens=options.max_chunk_tokens, target_s=options.chunk_target_s

@@ -21,7 +21,7 @@ from qcode.engine.memory.prefix_store import Match, PrefixStore
 from qcode.engine.memory.prefix_writer import Piece, PrefixWriter, WriteJob
 from qcode.engine.memory.recurrent_state import RecurrentStates
 from qcode.engine.model_config import ModelConfig
-from qcode.engine.options import EngineOptions
+from qcode.engine.options import EngineOptions, KVDtype
 from qcode.engine.scheduling.block_pool import ROOT, BlockPool
 from qcode.engine.scheduling.sequence import Sequence
 from qcode.engine.scheduling.state_pool import StatePool
@@ -123,6 +123,8 @@ class PrefixCache:
             if job in self._jobs:  # else it was of pools that are no more
                 self._jobs.remove(job)
                 self._pool.drop(reversed(job.blocks))
+                if not job.is_reachable:
+                    self._stored.clear()
             job = self._writer.written()
 
     def close(self) -> None:
@@ -275,6 +277,7 @@ def open_prefix_cache(
     options: EngineOptions,
     *,
     cache: KVCache,
+    kv_dtype: KVDtype,
     states: RecurrentStates,
     tell: abc.Callable[[str], None],
 ) -> PrefixCache | None:
@@ -299,7 +302,7 @@ def open_prefix_cache(
         key,
         max_bytes=wanted.max_bytes,
         read_only=wanted.read_only,
-        about={"model": str(path), "kv_dtype": options.kv_dtype},
+        about={"model": str(path.resolve()), "kv_dtype": kv_dtype},
         tell=tell,
     )
     writer = None

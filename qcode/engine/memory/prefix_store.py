@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,8 @@ from qcode.engine.memory.prefix_segment import (
     SegmentHeader,
     chain_digests,
 )
+
+logger = logging.getLogger(__name__)
 
 ABOUT = "about.json"
 KEEP_FREE_BYTES = 1 << 30
@@ -82,7 +85,7 @@ class PrefixStore:
         about: dict[str, str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`tell` gets a line for the person for each damaged file that was found."""
+        """`tell` gets a line for the person when a damaged file was found, but only once."""
         self.read_only = read_only
         self._root = directory
         self._directory = directory / fingerprint.hex()
@@ -90,6 +93,7 @@ class PrefixStore:
         self._max_bytes = max_bytes
         self._about = about or {}
         self._tell = tell
+        self._has_told = False
 
     @contextlib.contextmanager
     def find(self, tokens: Sequence[int], block_size: int) -> Iterator[list[Match]]:
@@ -162,7 +166,10 @@ class PrefixStore:
         if not self.read_only:
             with contextlib.suppress(OSError):
                 path.unlink()
-        self._tell(f"A file of the prefix cache is damaged and not used: {reason} ({path}).")
+        logger.warning("not used: %s: %s", path, reason)
+        if not self._has_told:
+            self._has_told = True
+            self._tell(f"Part of the prefix cache is damaged and computed again: {reason} ({path})")
 
     def _names_by_first(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
@@ -219,6 +226,7 @@ class PrefixStore:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         about = self._directory / ABOUT
         if not about.exists():
+            about.touch(mode=0o600)
             about.write_text(json.dumps(self._about), "utf-8")
 
 

@@ -42,6 +42,8 @@ class WriteJob:
     """Of the prefix up to the end of the last piece."""
     pieces: tuple[Piece, ...]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    is_reachable: bool = True
+    """Whether the whole prefix was on disk in the end: another process may remove the beginning."""
 
     @property
     def blocks(self) -> list[int]:
@@ -123,6 +125,8 @@ class PrefixWriter:
             written.append(self._store.add(self._header(piece, data), _parts(piece, data)))
         with self._store.find(job.tokens, self._block_size) as matches:
             self._store.mark_used([match.segment.path for match in matches])
+            num_blocks = sum(match.num_blocks for match in matches)
+            job.is_reachable = num_blocks * self._block_size == len(job.tokens)
         self._store.keep_within_bounds()
 
     def _header(self, piece: Piece, data: Bytes) -> SegmentHeader:

@@ -9,7 +9,7 @@ quantize`, which for q4_k_m are llama.cpp's. The tokenizer is that of another GG
 
 Normally distributed values are encoded once for each type, and every matrix is a stretch of those
 blocks from a random place on, so that writing is as fast as the disk. The number of blocks is a
-prime: rows of one matrix are never the same.
+prime above the rows of every matrix, so that no two rows of one are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt, prod
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,9 +39,6 @@ from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS, GgmlType
 from qcode.engine.quantization.ggml_encoders import encode
 from qcode.engine.quantization.weight_format import Weight
 from qcode.protocol.errors import CheckpointError
-
-NUM_BLOCKS = 262_139
-"""A prime, and more than any matrix has rows: after that many rows, a row comes again."""
 
 DEVIATION = 0.02
 """Of weights: what these networks are initialised with."""
@@ -85,7 +83,7 @@ def write_random_gguf(
             for x in tensors
         ],
     )
-    weights = _RandomWeights()
+    weights = _RandomWeights(max(prod(x.shape[:-1]) for x in tensors))
     with target.open("wb") as file:
         file.write(layout.header)
         for tensor in tensors:
@@ -136,7 +134,8 @@ def _tokenizer(path: Path, vocab_size: int) -> dict[str, MetadataValue]:
 
 
 class _RandomWeights:
-    def __init__(self) -> None:
+    def __init__(self, most_rows: int) -> None:
+        self._num_blocks = _prime_above(most_rows)
         self._generator = torch.Generator().manual_seed(0)
         self._blocks: dict[tuple[GgmlType, float], memoryview] = {}
 
@@ -152,7 +151,7 @@ class _RandomWeights:
         """So many bytes of whole blocks, from a random place in the stock of this type."""
         stock = self._stock(kind, deviation)
         block_bytes = BLOCK_LAYOUTS[kind].block_bytes
-        first = int(torch.randint(NUM_BLOCKS, (), generator=self._generator)) * block_bytes
+        first = int(torch.randint(self._num_blocks, (), generator=self._generator)) * block_bytes
         while num_bytes:
             piece = stock[first : first + num_bytes]
             yield piece
@@ -162,9 +161,16 @@ class _RandomWeights:
     def _stock(self, kind: GgmlType, deviation: float) -> memoryview:
         if (kind, deviation) not in self._blocks:
             block_size = BLOCK_LAYOUTS[kind].block_size
-            values = torch.randn(NUM_BLOCKS, block_size, generator=self._generator) * deviation
-            self._blocks[kind, deviation] = _bytes_of(encode(values, kind))
+            values = torch.randn(self._num_blocks, block_size, generator=self._generator)
+            self._blocks[kind, deviation] = _bytes_of(encode(values * deviation, kind))
         return self._blocks[kind, deviation]
+
+
+def _prime_above(number: int) -> int:
+    candidate = number + 1
+    while any(candidate % divisor == 0 for divisor in range(2, isqrt(candidate) + 1)):
+        candidate += 1
+    return candidate
 
 
 def _bytes_of(values: Tensor) -> memoryview:

@@ -21,6 +21,8 @@ from rich.table import Table
 
 from qcode.cli.exit_codes import INTERRUPTED
 from qcode.cli.installed_models import user_store
+from qcode.cli.model_bench import bench
+from qcode.cli.model_cache import command as cache
 from qcode.cli.model_info import info
 from qcode.cli.model_quantize import format_list, quantize
 from qcode.cli.model_run import run
@@ -39,7 +41,7 @@ from qcode.protocol.errors import ModelStoreError
 command = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    help="List, fetch, run, score and quantize models.",
+    help="List, fetch, run, score, measure and quantize models.",
 )
 
 
@@ -146,6 +148,8 @@ def pull(
 command.command("info")(info)
 command.command("run")(run)
 command.command("score")(score)
+command.add_typer(cache, name="cache")
+command.command("bench")(bench)
 command.command("quantize", epilog=format_list())(quantize)
 
 

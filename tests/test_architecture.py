@@ -31,9 +31,9 @@ def modules_after(statement: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    return {
-        name if name.startswith("qcode") else name.partition(".")[0] for name in done.stderr.split()
-    }
+    names = set(done.stderr.split())
+    packages = {name.partition(".")[0] for name in names} & names  # not a stand-in for a part
+    return packages | {name for name in names if name.startswith("qcode")}
 
 
 def command(*arguments: str) -> str:

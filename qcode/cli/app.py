@@ -50,6 +50,8 @@ COMMANDS = {
     "doctor": ("qcode.cli.doctor", "Check this machine, and say how to mend what is missing."),
 }
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
 
 class LazyCommand(TyperCommand):
     """A command known by name and help line; its module is loaded when it is used."""
@@ -80,7 +82,7 @@ application = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
 
 
@@ -198,7 +200,13 @@ def app() -> NoReturn:
         if not sys.argv[1:] and _on_terminal():
             # Typer loads pydantic to read the arguments; without any the prompt is there sooner.
             sys.exit(_start_repl(RunOptions(cwd=Path.cwd())))
-        create_command().main(args=_with_resume_value(sys.argv[1:]), prog_name="qcode")
+        arguments = _with_resume_value(sys.argv[1:])
+        if arguments and arguments[0] in COMMANDS:
+            # Without a look at the options of a conversation, which would take longer.
+            module, _ = COMMANDS[arguments[0]]
+            command = get_command(import_module(module).command)
+            command.main(args=arguments[1:], prog_name=f"qcode {arguments[0]}", **CONTEXT)
+        create_command().main(args=arguments, prog_name="qcode")
     except QcodeError as error:
         print(printable(error_text(error)), file=sys.stderr)
         sys.exit(exit_code_of_error(error))

@@ -35,17 +35,17 @@ ActivationBlock quantize_block(const float* x) {
 
 }  // namespace
 
+void quantize_row(const float* x, PanelRow row, long columns) {
+    for (long group = 0; group < columns / 32; group++)
+        row.first[group * row.step] = quantize_block(x + 32 * group);
+}
+
 void quantize_activations(const float* x, ActivationBlock* blocks, long tokens, long columns,
                           int threads) {
-    const long groups = columns / 32;
     parallel_for((tokens + kTileTokens - 1) / kTileTokens, threads, [&](long tile) {
         const long first = tile * kTileTokens;
-        const long width = tokens - first < kTileTokens ? tokens - first : kTileTokens;
-        ActivationBlock* panel = blocks + first * groups;
-        for (long token = 0; token < width; token++)
-            for (long group = 0; group < groups; group++)
-                panel[group * width + token] =
-                    quantize_block(x + (first + token) * columns + 32 * group);
+        for (long token = first; token < tokens && token < first + kTileTokens; token++)
+            quantize_row(x + token * columns, panel_row(blocks, token, tokens, columns), columns);
     });
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "simd.h"
+
 namespace qcode {
 
 // 32 activations of one token: x[i] is about scale * codes[i].
@@ -15,7 +17,20 @@ struct ActivationBlock {
 
 // Tokens are stored in panels of up to kTileTokens: within a panel the blocks of all its tokens for
 // the same 32 columns lie together, so that a tile walks one pointer.
-//
+struct PanelRow {
+    ActivationBlock* first;
+    long step;  // from the token's block to that of its next 32 columns
+};
+
+inline PanelRow panel_row(ActivationBlock* blocks, long token, long tokens, long columns) {
+    const long start = token / kTileTokens * kTileTokens;
+    const long width = tokens - start < kTileTokens ? tokens - start : kTileTokens;
+    return {blocks + start * (columns / 32) + (token - start), width};
+}
+
+// x [columns] of one token -> its blocks.
+void quantize_row(const float* x, PanelRow row, long columns);
+
 // x [tokens, columns] -> tokens * columns / 32 blocks.
 void quantize_activations(const float* x, ActivationBlock* blocks, long tokens, long columns,
                           int threads);

@@ -32,6 +32,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "qcode_silu_and_mul": (None, (*(_POINTER,) * 3, _LONG, _INT)),
     "qcode_rotary": (None, (*(_POINTER,) * 4, *(_LONG,) * 5, _INT)),
     "qcode_paged_attention": (None, (*(_POINTER,) * 9, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
+    "qcode_decoder_layers": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
+    "qcode_decoder_sizes": (None, (ctypes.POINTER(_LONG),)),
     "qcode_write_cache": (None, (*(_POINTER,) * 7, *(_LONG,) * 5, _INT, _INT)),
 }
 
@@ -251,6 +253,23 @@ class KernelLibrary:
             CACHE_FORMATS[k_cache.dtype],
             _threads(),
         )
+
+    def decoder_layers(
+        self,
+        layers: object,
+        caches: object,
+        count: int,
+        step: ctypes.Structure,
+        x: Tensor,
+    ) -> None:
+        """x [N, D] float32 contiguous through layers that `fused_layer` describes, in place."""
+        self._c.qcode_decoder_layers(layers, caches, count, ctypes.byref(step), x.data_ptr())
+
+    def decoder_sizes(self) -> list[int]:
+        """Bytes of the structures of `fused_layer.STRUCTURES`, as the compiled code sees them."""
+        sizes = (_LONG * 5)()
+        self._c.qcode_decoder_sizes(sizes)
+        return list(sizes)
 
 
 def _threads() -> int:

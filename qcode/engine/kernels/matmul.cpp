@@ -1,14 +1,18 @@
 // Products of packed weights with activations, and the packing itself.
+#include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#include "activations.h"
 #include "formats.h"
+#include "matmul.h"
 #include "threads.h"
+
+extern "C" long qcode_packed_bytes(int ggml_type, long rows, long columns);
 
 namespace qcode {
 namespace {
@@ -16,8 +20,9 @@ namespace {
 // Activations of one pass over the rows, small enough to stay in the second-level cache.
 constexpr long kCachedActivationBytes = 512 * 1024;
 
-// Groups of rows that a thread takes at a time.
-constexpr long kSharedRowGroups = 4;
+// Bytes of a packed weight that a thread takes at a time: a few microseconds of reading, so that the
+// threads end together.
+constexpr long kSharedBytes = 64 * 1024;
 
 long row_groups(long rows) { return (rows + kLanes - 1) / kLanes; }
 
@@ -50,10 +55,31 @@ inline void accumulate(const Codes<Block::kBits>& codes, Floats scale, const Act
     for (int t = 0; t < kTokens; t++) totals[t] += scale * x[t].scale * dots[t].result();
 }
 
-// kLanes rows times kTokens tokens. `y` is [tokens, stride]; `rows` of the kLanes are stored.
+// Where the sums of kLanes rows go, for one token after another.
+struct Output {
+    float* y;
+    long stride;
+    const float* bias;  // of these rows, or null
+    long rows;          // how many of the kLanes are rows of the weight
+    bool adds;
+
+    void put(long token, Floats sums) const {
+        float* target = y + token * stride;
+        if (rows == kLanes) {
+            if (bias) sums += load<Floats>(bias);
+            if (adds) sums += load<Floats>(target);
+            store(target, sums);
+            return;
+        }
+        for (long row = 0; row < rows; row++)
+            target[row] = sums[row] + (bias ? bias[row] : 0) + (adds ? target[row] : 0);
+    }
+};
+
+// kLanes rows times kTokens tokens.
 template <class Block, int kTokens>
-void multiply_tile(const Block* blocks, const ActivationBlock* x, long num_blocks, float* y,
-                   long stride, long rows) {
+void multiply_tile(const Block* blocks, const ActivationBlock* x, long num_blocks,
+                   const Output& output) {
     constexpr auto kAllTokens = std::make_index_sequence<kTokens>{};
     Floats totals[kTokens] = {};
     for (const Block* block = blocks; block < blocks + num_blocks; block++) {
@@ -75,42 +101,66 @@ void multiply_tile(const Block* blocks, const ActivationBlock* x, long num_block
             }
         }
     }
-    for (int t = 0; t < kTokens; t++)
-        std::memcpy(y + t * stride, &totals[t], size_t(rows) * sizeof(float));
+    for (int t = 0; t < kTokens; t++) output.put(t, totals[t]);
 }
 
 // The last panel may be narrower than a whole tile: pick the tile of its width.
 template <class Block, int kWidth = kTileTokens>
 void multiply_panel(long width, const Block* blocks, const ActivationBlock* x, long num_blocks,
-                    float* y, long stride, long rows) {
+                    const Output& output) {
     if (width == kWidth)
-        multiply_tile<Block, kWidth>(blocks, x, num_blocks, y, stride, rows);
+        multiply_tile<Block, kWidth>(blocks, x, num_blocks, output);
     else if constexpr (kWidth > 1)
-        multiply_panel<Block, kWidth - 1>(width, blocks, x, num_blocks, y, stride, rows);
+        multiply_panel<Block, kWidth - 1>(width, blocks, x, num_blocks, output);
 }
 
+// kLanes rows of a packed weight times tokens first .. end - 1.
 template <class Block>
-void multiply(const Block* weight, const ActivationBlock* x, float* y, long tokens, long rows,
-              long columns, int threads) {
-    const long groups = columns / kGroupColumns, num_blocks = columns / Block::kColumns;
-    const long token_bytes = groups * long(sizeof(ActivationBlock));
-    const long panels_per_pass = kCachedActivationBytes / (token_bytes * kTileTokens);
-    const long pass = kTileTokens * (panels_per_pass > 1 ? panels_per_pass : 1);
-    const long shares = (row_groups(rows) + kSharedRowGroups - 1) / kSharedRowGroups;
-    parallel_for(shares * ((tokens + pass - 1) / pass), threads, [&](long index) {
-        const long start = index / shares * pass, first_group = index % shares * kSharedRowGroups;
-        const long end = start + pass < tokens ? start + pass : tokens;
-        for (long row_group = first_group;
-             row_group < first_group + kSharedRowGroups && row_group < row_groups(rows);
-             row_group++) {
-            const long row = row_group * kLanes;
-            const long stored = rows - row < kLanes ? rows - row : kLanes;
-            for (long first = start; first < end; first += kTileTokens) {
-                const long width = end - first < kTileTokens ? end - first : kTileTokens;
-                multiply_panel<Block>(width, weight + row_group * num_blocks, x + first * groups,
-                                      num_blocks, y + first * rows + row, rows, stored);
-            }
+void multiply_row_group(const Product& product, long row_group, long first, long end) {
+    const Matrix& weight = *product.weight;
+    const long row = row_group * kLanes, num_blocks = weight.columns / Block::kColumns;
+    const Block* blocks = static_cast<const Block*>(weight.data) + row_group * num_blocks;
+    Output output{product.y + first * product.stride + row, product.stride,
+                  weight.bias ? weight.bias + row : nullptr,
+                  std::min<long>(kLanes, weight.rows - row), product.adds};
+    for (; first < end; first += kTileTokens, output.y += kTileTokens * product.stride)
+        multiply_panel<Block>(std::min<long>(kTileTokens, end - first), blocks,
+                              product.x.blocks + first * (weight.columns / kGroupColumns),
+                              num_blocks, output);
+}
+
+// How a product is cut into shares: some rows times the tokens of one pass.
+struct Plan {
+    long rows_per_share, row_shares, tokens_per_pass, passes;
+
+    explicit Plan(const Product& product) {
+        const Matrix& weight = *product.weight;
+        tokens_per_pass = std::max(product.x.tokens, 1L);
+        rows_per_share = kFileRowsPerShare;
+        if (weight.is_packed) {
+            const long group_bytes = qcode_packed_bytes(weight.ggml_type, kLanes, weight.columns);
+            rows_per_share = kLanes * std::max(1L, kSharedBytes / std::max(1L, group_bytes));
+            const long panel_bytes =
+                weight.columns / kGroupColumns * long(sizeof(ActivationBlock)) * kTileTokens;
+            tokens_per_pass =
+                kTileTokens * std::max(1L, kCachedActivationBytes / std::max(1L, panel_bytes));
         }
+        row_shares = (weight.rows + rows_per_share - 1) / rows_per_share;
+        passes = (product.x.tokens + tokens_per_pass - 1) / tokens_per_pass;
+    }
+    long shares() const { return row_shares * passes; }
+};
+
+void run_share(const Product& product, const Plan& plan, long share) {
+    const Matrix& weight = *product.weight;
+    const long row = share % plan.row_shares * plan.rows_per_share;
+    const long end_row = std::min<long>(row + plan.rows_per_share, weight.rows);
+    if (!weight.is_packed) return multiply_file_rows(product, row, end_row - row);
+    const long first = share / plan.row_shares * plan.tokens_per_pass;
+    const long end = std::min(first + plan.tokens_per_pass, product.x.tokens);
+    with_format(weight.ggml_type, [&]<class Block>() {
+        for (long group = row / kLanes; group * kLanes < end_row; group++)
+            multiply_row_group<Block>(product, group, first, end);
     });
 }
 
@@ -172,6 +222,27 @@ ActivationBlock* activation_scratch(size_t count) {
 }
 
 }  // namespace
+
+void multiply_all(const Product* products, long count, int threads) {
+    if (count == 1) {
+        const Plan plan(*products);
+        parallel_for(plan.shares(), threads,
+                     [&](long share) { run_share(*products, plan, share); });
+        return;
+    }
+    std::vector<Plan> plans;
+    std::vector<long> starts{0};  // of each product's shares among all
+    for (long i = 0; i < count; i++) {
+        plans.emplace_back(products[i]);
+        starts.push_back(starts.back() + plans.back().shares());
+    }
+    parallel_for(starts.back(), threads, [&](long share) {
+        const auto after = std::upper_bound(starts.begin(), starts.end(), share);
+        const size_t i = size_t(after - starts.begin()) - 1;
+        run_share(products[i], plans[i], share - starts[i]);
+    });
+}
+
 }  // namespace qcode
 
 using namespace qcode;
@@ -216,9 +287,9 @@ void qcode_multiply(int ggml_type, const void* packed, const float* x, float* y,
                     long rows, long columns, int threads) {
     ActivationBlock* blocks = activation_scratch(size_t(tokens * (columns / kGroupColumns)));
     quantize_activations(x, blocks, tokens, columns, threads);
-    with_format(ggml_type, [&]<class Block>() {
-        multiply(static_cast<const Block*>(packed), blocks, y, tokens, rows, columns, threads);
-    });
+    const Matrix weight{packed, nullptr, rows, columns, ggml_type, 1};
+    const Product product{&weight, {x, blocks, tokens}, y, rows, false};
+    multiply_all(&product, 1, threads);
 }
 
 }  // extern "C"

@@ -1,6 +1,7 @@
 // Products with weights that stay as their file holds them: rows are decoded into the cache, a few
 // at a time, and multiplied as floats. Slower than the interleaved form of matmul.cpp, but nothing
 // is repacked, so the weight may be a view of a mapped file; and x is not rounded.
+#include "matmul.h"
 #include "row_formats.h"
 #include "threads.h"
 
@@ -14,9 +15,6 @@ constexpr int kRowTileTokens = kLanes == 16 ? 6 : 3;
 
 // Columns decoded at once, a tile of rows each time: few enough for the first-level cache.
 constexpr long kSliceColumns = 512;
-// Rows a thread takes at a time: all of them meet a slice of x before the next slice is read.
-constexpr long kSharedRows = 16;
-
 // Sums over `columns` of kTileRows decoded rows times kTokens tokens, added to y [tokens, stride].
 template <int kTokens>
 void add_tile(const float* weights, const float* x, long x_stride, long columns, float* y,
@@ -60,7 +58,8 @@ inline void prefetch(const void* start, long bytes) {
         __builtin_prefetch(static_cast<const char*>(start) + offset);
 }
 
-// `rows` rows of a weight, at most kSharedRows, times all tokens.
+// `rows` rows of a weight times all tokens, added to y. All of them meet a slice of x before the next
+// slice is read.
 template <class Block>
 void multiply_rows(const Block* weight, const float* x, float* y, long tokens, long rows,
                    long columns, long y_stride) {
@@ -84,6 +83,24 @@ void multiply_rows(const Block* weight, const float* x, float* y, long tokens, l
 }
 
 }  // namespace
+
+void multiply_file_rows(const Product& product, long first_row, long rows) {
+    const Matrix& weight = *product.weight;
+    const float* bias = weight.bias;
+    float* y = product.y + first_row;
+    for (long token = 0; token < product.x.tokens; token++)
+        for (long row = 0; row < rows; row++) {
+            float& target = y[token * product.stride + row];
+            target = (product.adds ? target : 0) + (bias ? bias[first_row + row] : 0);
+        }
+    with_row_format(weight.ggml_type, [&]<class Block>() {
+        const long row_blocks = weight.columns / Block::kColumns;
+        const Block* blocks = static_cast<const Block*>(weight.data) + first_row * row_blocks;
+        multiply_rows(blocks, product.x.values, y, product.x.tokens, rows, weight.columns,
+                      product.stride);
+    });
+}
+
 }  // namespace qcode
 
 using namespace qcode;
@@ -102,16 +119,9 @@ long qcode_row_bytes(int ggml_type, long columns) {
 // x [tokens, columns] times a weight [rows, columns] as its file holds it -> y [tokens, rows].
 void qcode_multiply_rows(int ggml_type, const void* weight, const float* x, float* y, long tokens,
                          long rows, long columns, int threads) {
-    std::memset(y, 0, size_t(tokens * rows) * sizeof(float));
-    with_row_format(ggml_type, [&]<class Block>() {
-        const Block* blocks = static_cast<const Block*>(weight);
-        const long row_blocks = columns / Block::kColumns;
-        parallel_for((rows + kSharedRows - 1) / kSharedRows, threads, [&](long share) {
-            const long row = share * kSharedRows;
-            const long count = rows - row < kSharedRows ? rows - row : kSharedRows;
-            multiply_rows(blocks + row * row_blocks, x, y + row, tokens, count, columns, rows);
-        });
-    });
+    const Matrix matrix{weight, nullptr, rows, columns, ggml_type, 0};
+    const Product product{&matrix, {x, nullptr, tokens}, y, rows, false};
+    multiply_all(&product, 1, threads);
 }
 
 // Rows `ids` [count] of a weight -> values [count, columns]. Returns whether all ids are rows of it;

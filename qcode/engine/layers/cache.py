@@ -13,7 +13,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class PagedKV:
     """Keys and values [num_blocks, Hkv, block_size, D]; a slot is block * block_size + offset.
 

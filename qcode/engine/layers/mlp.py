@@ -13,14 +13,14 @@ from qcode.engine.quantization.weight_format import Weight
 class GatedMLP:
     """The SwiGLU network (Shazeer, 2020): down(silu(gate(x)) * up(x))."""
 
-    __slots__ = ("_down_proj", "_gate_up_proj")
+    __slots__ = ("down_proj", "gate_up_proj")
 
     def __init__(self, gate_proj: Weight, up_proj: Weight, down_proj: Weight) -> None:
         """`gate_proj` and `up_proj` are [I, D], `down_proj` is [D, I]."""
-        self._gate_up_proj = Projections([gate_proj, up_proj])
-        self._down_proj = Linear(down_proj)
+        self.gate_up_proj = Projections([gate_proj, up_proj])
+        self.down_proj = Linear(down_proj)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, D] -> [T, D]."""
-        gate, up = self._gate_up_proj(x)
-        return self._down_proj(kernels.silu_and_mul(gate, up))
+        gate, up = self.gate_up_proj(x)
+        return self.down_proj(kernels.silu_and_mul(gate, up))

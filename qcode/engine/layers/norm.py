@@ -11,14 +11,14 @@ class RMSNorm:
     A float32 weight makes it compute in float32 throughout, whatever the input's dtype.
     """
 
-    __slots__ = ("_eps", "_weight")
+    __slots__ = ("eps", "weight")
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         """`weight` is [D]."""
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., D] -> [..., D]."""
-        rows = x.reshape(-1, x.shape[-1]).to(self._weight.dtype)
-        return kernels.rms_norm(rows, self._weight, self._eps).view(x.shape).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1]).to(self.weight.dtype)
+        return kernels.rms_norm(rows, self.weight, self.eps).view(x.shape).to(x.dtype)

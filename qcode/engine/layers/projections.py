@@ -33,6 +33,11 @@ class Projections:
         else:
             self._layers = [Linear(weight) for weight in weights]
 
+    @property
+    def layers(self) -> Sequence[Linear]:
+        """One for each projection, or one for all where they are joined."""
+        return self._layers
+
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         """x [T, in] -> one [T, out_i] for each weight."""
         if len(self._layers) < len(self._sizes):

@@ -17,6 +17,8 @@ from qcode.engine.checkpoint.checkpoint import Checkpoint
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
 from qcode.engine.layers.cache import LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
+from qcode.engine.layers.fused import LayerStack, layer_parts
+from qcode.engine.layers.norm import RMSNorm
 from qcode.engine.layers.rotary import RotaryEmbedding
 from qcode.engine.models.parts import (
     load_attention_output,
@@ -47,11 +49,12 @@ class Qwen3:
         embedding = checkpoint.weight("model.embed_tokens.weight", table)
         self.embed_tokens = Embedding(embedding, dtype)
         self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.yarn, device)
-        self.layers = []
+        layers = []
         for index in range(config.num_layers):
-            self.layers.append(DecoderLayer(checkpoint, index))
+            layers.append(DecoderLayer(checkpoint, index, dtype))
             if progress:
                 progress((index + 1) / config.num_layers)
+        self.layers = LayerStack(layers)
         self.norm = load_norm(checkpoint, "model.norm", config.hidden_size)
         self.lm_head = load_lm_head(checkpoint, embedding)
 
@@ -59,10 +62,7 @@ class Qwen3:
         """ids [N] int64 -> normalised hidden states [N, D]; updates each layer's cache."""
         x = self.embed_tokens(ids)
         rotation = self.rotary(inputs.positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            assert isinstance(cache, PagedKV)
-            x = layer(x, rotation, inputs, cache)
-        return self.norm(x)
+        return self.norm(self.layers(x, rotation, inputs, caches))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Rows of `forward`'s result [R, D] -> [R, V] float32."""
@@ -72,7 +72,7 @@ class Qwen3:
 class DecoderLayer:
     """Attention, then a feed-forward network, each added to what it reads."""
 
-    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, index: int, dtype: torch.dtype) -> None:
         size, name = checkpoint.config.hidden_size, f"model.layers.{index}"
         self.input_layernorm = load_norm(checkpoint, f"{name}.input_layernorm", size)
         self.self_attn = Attention(checkpoint, f"{name}.self_attn")
@@ -80,14 +80,26 @@ class DecoderLayer:
             checkpoint, f"{name}.post_attention_layernorm", size
         )
         self.mlp = load_feed_forward(checkpoint, f"{name}.mlp", index)
+        self.parts = layer_parts(
+            input_norm=self.input_layernorm,
+            qkv_proj=self.self_attn.qkv_proj,
+            o_proj=self.self_attn.o_proj,
+            qk_norms=self.self_attn.qk_norms,
+            head_dim=self.self_attn.head_dim,
+            is_gated=False,
+            post_norm=self.post_attention_layernorm,
+            feed_forward=self.mlp,
+            dtype=dtype,
+        )
 
     def __call__(
         self,
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         inputs: AttentionInputs,
-        cache: PagedKV,
+        cache: LayerCache,
     ) -> Tensor:
+        assert isinstance(cache, PagedKV)
         x = x + self.self_attn(self.input_layernorm(x), rotation, inputs, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -100,11 +112,12 @@ class Attention:
         self.head_dim = config.head_dim
         self.qkv_proj = load_qkv(checkpoint, name)
         self.o_proj = load_attention_output(checkpoint, name)
-        self.qk_norms = (
-            tuple(load_norm(checkpoint, f"{name}.{p}_norm", self.head_dim) for p in "qk")
-            if config.qk_norm
-            else None
-        )
+        self.qk_norms: tuple[RMSNorm, RMSNorm] | None = None
+        if config.qk_norm:
+            self.qk_norms = (
+                load_norm(checkpoint, f"{name}.q_norm", self.head_dim),
+                load_norm(checkpoint, f"{name}.k_norm", self.head_dim),
+            )
 
     def __call__(
         self,

@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from qcode.engine import kernels
 from qcode.engine.checkpoint.checkpoint import Checkpoint
+from qcode.engine.kernels.fused_layer import FusedLayers, LayerParts
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
 from qcode.engine.layers.cache import DeltaState, LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
+from qcode.engine.layers.fused import LayerStack, fused_feed_forward, layer_parts
 from qcode.engine.layers.gated_delta import cached_gated_delta
 from qcode.engine.layers.linear import Linear
 from qcode.engine.layers.norm import RMSNorm
@@ -56,11 +58,12 @@ class Qwen3Next:
         embedding = checkpoint.weight("model.embed_tokens.weight", table)
         self.embed_tokens = Embedding(embedding, dtype)
         self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.yarn, device)
-        self.layers = []
+        layers = []
         for index in range(config.num_layers):
-            self.layers.append(DecoderLayer(checkpoint, index))
+            layers.append(DecoderLayer(checkpoint, index, dtype))
             if progress:
                 progress((index + 1) / config.num_layers)
+        self.layers = LayerStack(layers)
         self.norm = _norm(checkpoint, "model.norm", config.hidden_size)
         self.lm_head = load_lm_head(checkpoint, embedding)
 
@@ -68,9 +71,7 @@ class Qwen3Next:
         """ids [N] int64 -> normalised hidden states [N, D]; updates each layer's cache."""
         x = self.embed_tokens(ids)
         rotation = self.rotary(inputs.positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotation, inputs, cache)
-        return self.norm(x)
+        return self.norm(self.layers(x, rotation, inputs, caches))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Rows of `forward`'s result [R, D] -> [R, V] float32."""
@@ -80,7 +81,7 @@ class Qwen3Next:
 class DecoderLayer:
     """Attention of either kind, then a feed-forward network, each added to what it reads."""
 
-    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, index: int, dtype: torch.dtype) -> None:
         config, name = checkpoint.config, f"model.layers.{index}"
         size, linear = config.hidden_size, config.linear_attention
         self.input_layernorm = _norm(checkpoint, f"{name}.input_layernorm", size)
@@ -91,6 +92,22 @@ class DecoderLayer:
             self.attention = GatedAttention(checkpoint, f"{name}.self_attn")
         self.post_attention_layernorm = _norm(checkpoint, f"{name}.post_attention_layernorm", size)
         self.mlp = load_feed_forward(checkpoint, f"{name}.mlp", index)
+        self.parts: LayerParts | None = None
+        self.fused_mlp: FusedLayers | None = None
+        if isinstance(self.attention, GatedAttention):
+            self.parts = layer_parts(
+                input_norm=self.input_layernorm,
+                qkv_proj=self.attention.qkv_proj,
+                o_proj=self.attention.o_proj,
+                qk_norms=(self.attention.q_norm, self.attention.k_norm),
+                head_dim=self.attention.head_dim,
+                is_gated=True,
+                post_norm=self.post_attention_layernorm,
+                feed_forward=self.mlp,
+                dtype=dtype,
+            )
+        else:
+            self.fused_mlp = fused_feed_forward(self.post_attention_layernorm, self.mlp, dtype)
 
     def __call__(
         self,
@@ -100,7 +117,10 @@ class DecoderLayer:
         cache: LayerCache,
     ) -> Tensor:
         x = x + self.attention(self.input_layernorm(x), rotation, inputs, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        if self.fused_mlp is None:
+            return x + self.mlp(self.post_attention_layernorm(x))
+        self.fused_mlp.run_feed_forward(x)
+        return x
 
 
 class GatedAttention:

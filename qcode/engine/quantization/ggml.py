@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from qcode.engine.kernels.fused_layer import StoredMatrix
 from qcode.engine.kernels.library import installed
 from qcode.engine.kernels.packed_weight import PackedWeight
 from qcode.engine.quantization.block_layouts import BLOCK_LAYOUTS, GgmlType
@@ -87,6 +88,13 @@ class GgmlWeight:
         if self._library is None:
             return dequantize(self._bytes[ids], self._type, (ids.shape[0], self._shape[1]))
         return self._library.decode_rows(self._bytes, self._type, self._shape, ids)
+
+    def stored_matrix(self) -> StoredMatrix | None:
+        if self._library is None:
+            return None
+        return StoredMatrix(
+            data=self._bytes, ggml_type=self._type, shape=self._shape, is_packed=False
+        )
 
     def dequantize(self) -> Tensor:
         return dequantize(self._bytes, self._type, self._shape)

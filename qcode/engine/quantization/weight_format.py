@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcode.engine.kernels.fused_layer import StoredMatrix
 from qcode.engine.kernels.library import installed
 from qcode.engine.quantization.block_layouts import GgmlType
 
@@ -18,7 +19,11 @@ in a core's cache between being written and being read."""
 _MIN_CHUNK_ROWS = 64
 """Products of fewer rows waste the time of starting them."""
 
-_STORED_AS = {torch.float16: GgmlType.F16, torch.bfloat16: GgmlType.BF16}
+_STORED_AS = {
+    torch.float32: GgmlType.F32,
+    torch.float16: GgmlType.F16,
+    torch.bfloat16: GgmlType.BF16,
+}
 """The ggml types whose bytes are those of a tensor."""
 
 
@@ -88,6 +93,13 @@ class DenseWeight:
 
     def rows(self, ids: Tensor) -> Tensor:
         return self._tensor[ids]
+
+    def stored_matrix(self) -> StoredMatrix | None:
+        weight = self._tensor
+        if weight.device.type != "cpu" or not weight.is_contiguous():
+            return None
+        kind = _STORED_AS[weight.dtype]
+        return StoredMatrix(data=weight, ggml_type=kind, shape=self.shape, is_packed=False)
 
     def dequantize(self) -> Tensor:
         return self._tensor.float()

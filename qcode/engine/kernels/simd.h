@@ -41,6 +41,9 @@ inline void store(void* target, Vector vector) {
     std::memcpy(target, &vector, sizeof vector);
 }
 
+typedef float FourFloats __attribute__((vector_size(16)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
+
 inline Floats floats(float value) { return Floats{} + value; }
 
 inline Floats to_floats(Ints vector) { return __builtin_convertvector(vector, Floats); }

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 namespace qcode {
 
 constexpr int kTileTokens = 4;
@@ -61,6 +63,38 @@ inline float sum(Floats vector) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+// See simd_avx512.h.
+template <class Vector>
+inline auto four_sums(Vector a, Vector b, Vector c, Vector d) {
+    const auto pairs = [](Vector x, Vector y) {
+        return (Vector)_mm256_unpacklo_ps((__m256)x, (__m256)y) +
+               (Vector)_mm256_unpackhi_ps((__m256)x, (__m256)y);
+    };
+    const __m256d ab = (__m256d)pairs(a, b), cd = (__m256d)pairs(c, d);
+    const Vector halves = (Vector)_mm256_unpacklo_pd(ab, cd) + (Vector)_mm256_unpackhi_pd(ab, cd);
+    typedef std::remove_cvref_t<decltype(a[0])> Four __attribute__((vector_size(16)));
+    return (Four)_mm256_castpd256_pd128((__m256d)halves) +
+           (Four)_mm256_extractf128_pd((__m256d)halves, 1);
+}
+
+inline Ints add_pair_products(Ints sums, Shorts a, Shorts b) {
+    return sums + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+
+inline Shorts load_widened(const int8_t* source) {
+    return (Shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)source));
+}
+
+inline void interleave(const int8_t* a, const int8_t* b, Shorts& low, Shorts& high) {
+    const auto widen = [](const int8_t* source) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i*)source);
+        return _mm256_cvtepi8_epi16(_mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0)));
+    };
+    const __m256i first = widen(a), second = widen(b);
+    low = (Shorts)_mm256_unpacklo_epi16(first, second);
+    high = (Shorts)_mm256_unpackhi_epi16(first, second);
 }
 
 inline Floats load_half(const uint16_t* source) {

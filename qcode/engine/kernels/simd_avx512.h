@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 namespace qcode {
 
 // Tokens multiplied by a weight vector while it is in a register.
@@ -28,6 +30,45 @@ struct ByteDot {
 };
 
 inline float sum(Floats vector) { return _mm512_reduce_add_ps((__m512)vector); }
+
+// The sums of the lanes of a, b, c and d, of floats or integers.
+template <class Vector>
+inline auto four_sums(Vector a, Vector b, Vector c, Vector d) {
+    const auto pairs = [](Vector x, Vector y) {
+        return (Vector)_mm512_unpacklo_ps((__m512)x, (__m512)y) +
+               (Vector)_mm512_unpackhi_ps((__m512)x, (__m512)y);
+    };
+    const __m512d ab = (__m512d)pairs(a, b), cd = (__m512d)pairs(c, d);
+    const Vector quarters = (Vector)_mm512_unpacklo_pd(ab, cd) + (Vector)_mm512_unpackhi_pd(ab, cd);
+    typedef std::remove_cvref_t<decltype(a[0])> Half __attribute__((vector_size(32)));
+    typedef std::remove_cvref_t<decltype(a[0])> Four __attribute__((vector_size(16)));
+    const Half half = (Half)_mm512_castpd512_pd256((__m512d)quarters) +
+                      (Half)_mm512_extractf64x4_pd((__m512d)quarters, 1);
+    return (Four)_mm256_castpd256_pd128((__m256d)half) +
+           (Four)_mm256_extractf64x2_pd((__m256d)half, 1);
+}
+
+// To each lane of `sums` the products of its two pairs of shorts.
+inline Ints add_pair_products(Ints sums, Shorts a, Shorts b) {
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+}
+
+inline Shorts load_widened(const int8_t* source) {
+    return (Shorts)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)source));
+}
+
+// Pairs a[i], b[i]: `low` has the first kLanes of them, `high` the others.
+inline void interleave(const int8_t* a, const int8_t* b, Shorts& low, Shorts& high) {
+    // The unpacking works on quarters of a vector, so what belongs to `low` goes to each one's half.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const auto widen = [&](const int8_t* source) {
+        const __m256i bytes = _mm256_loadu_si256((const __m256i*)source);
+        return _mm512_cvtepi8_epi16(_mm256_permutevar8x32_epi32(bytes, order));
+    };
+    const __m512i first = widen(a), second = widen(b);
+    low = (Shorts)_mm512_unpacklo_epi16(first, second);
+    high = (Shorts)_mm512_unpackhi_epi16(first, second);
+}
 
 inline Floats load_half(const uint16_t* source) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));

@@ -28,6 +28,33 @@ struct ByteDot {
 
 inline float sum(Floats vector) { return (vector[0] + vector[1]) + (vector[2] + vector[3]); }
 
+// See simd_avx512.h.
+template <class Vector>
+inline Vector four_sums(Vector a, Vector b, Vector c, Vector d) {
+    const auto sum = [](Vector x) { return (x[0] + x[1]) + (x[2] + x[3]); };
+    return Vector{sum(a), sum(b), sum(c), sum(d)};
+}
+
+inline Ints add_pair_products(Ints sums, Shorts a, Shorts b) {
+    const Ints x = (Ints)a, y = (Ints)b;
+    return sums + (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
+}
+
+inline Shorts load_widened(const int8_t* source) {
+    typedef int8_t Narrow __attribute__((vector_size(2 * kLanes)));
+    return __builtin_convertvector(load<Narrow>(source), Shorts);
+}
+
+inline void interleave(const int8_t* a, const int8_t* b, Shorts& low, Shorts& high) {
+    const Shorts first = load_widened(a), second = load_widened(b);
+    for (int i = 0; i < kLanes; i++) {
+        low[2 * i] = first[i];
+        low[2 * i + 1] = second[i];
+        high[2 * i] = first[kLanes + i];
+        high[2 * i + 1] = second[kLanes + i];
+    }
+}
+
 inline Floats load_half(const uint16_t* source) {
     Floats values;
     for (int lane = 0; lane < kLanes; lane++) values[lane] = half_to_float(source[lane]);

@@ -137,7 +137,9 @@ def test_paged_attention_in_every_format(
     arguments = (q, k, v, *rest, head_dim**-0.5, k_scales, v_scales)
     expected = reference.paged_attention(*arguments)
     actual = library.paged_attention(*arguments)
-    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
+    # Against int8, queries and weights are rounded to 16 bits.
+    bound = 5e-4 if cache == torch.int8 else 2e-6
+    torch.testing.assert_close(actual, expected, rtol=max(bound, 2e-5), atol=bound)
 
 
 def stored(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What `signal` wraps, without its enums: every millisecond up to here ends in a traceback.
+import _signal  # type: ignore[import-not-found]
+import os
 import sys
 from types import ModuleType
 
@@ -15,6 +18,8 @@ def main() -> None:
 
         print(f"qcode {__version__}")
         return
+    quiet = _QuietInterrupt()
+    quiet.begin()
     import gc
 
     _leave_out_plugins()
@@ -24,16 +29,36 @@ def main() -> None:
     from qcode.cli.app import app
 
     try:
-        app()
+        app(quiet.end)
     finally:
+        quiet.begin()
         gc.freeze()
+
+
+class _QuietInterrupt:
+    """While the program is loaded, and while it ends, Ctrl-C ends it at once: there is nothing to
+    be put in order, and an interruption in the middle of an import has no good place to go. Where
+    the caller has SIGINT ignored, as for a command in the background, it stays so."""
+
+    def __init__(self) -> None:
+        self._heeded = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+
+    def begin(self) -> None:
+        if self._heeded:
+            _signal.signal(_signal.SIGINT, _leave)
+
+    def end(self) -> None:
+        if self._heeded:
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def _leave(number: int, frame: object) -> None:
+    os._exit(128 + number)
 
 
 def _leave_out_plugins() -> None:
     """Code that happens to be installed beside qcode has no business in it, and what looks for it
     takes a thirtieth of the start to load alone."""
-    import os
-
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if _PLUGIN_LOADER not in sys.modules:
         sys.modules[_PLUGIN_LOADER] = _NoPlugins(_PLUGIN_LOADER)

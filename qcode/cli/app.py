@@ -194,19 +194,24 @@ def create_command() -> TyperGroup:
     return group
 
 
-def app() -> NoReturn:
-    """Runs the command line of this process and ends it with the code of the table."""
+def app(loaded: Callable[[], None] = lambda: None) -> NoReturn:
+    """Runs the command line of this process and ends it with the code of the table. `loaded` is
+    called before the command begins: from then on it has Ctrl-C to itself."""
     try:
         if not sys.argv[1:] and _on_terminal():
             # Typer loads pydantic to read the arguments; without any the prompt is there sooner.
+            loaded()
             sys.exit(_start_repl(RunOptions(cwd=Path.cwd())))
         arguments = _with_resume_value(sys.argv[1:])
         if arguments and arguments[0] in COMMANDS:
             # Without a look at the options of a conversation, which would take longer.
             module, _ = COMMANDS[arguments[0]]
             command = get_command(import_module(module).command)
+            loaded()
             command.main(args=arguments[1:], prog_name=f"qcode {arguments[0]}", **CONTEXT)
-        create_command().main(args=arguments, prog_name="qcode")
+        commands = create_command()
+        loaded()
+        commands.main(args=arguments, prog_name="qcode")
     except QcodeError as error:
         print(printable(error_text(error)), file=sys.stderr)
         sys.exit(exit_code_of_error(error))

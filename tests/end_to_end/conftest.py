@@ -64,7 +64,12 @@ class Qcode:
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
         )
 
-    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             self._command(arguments),
             stdin=stdin,
@@ -72,7 +77,7 @@ class Qcode:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.project,
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
         )
         self._started.append(process)
         return process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -167,3 +168,29 @@ def test_streams_closed_from_the_beginning(qcode: Qcode, closed: str) -> None:
     assert done.stdout == ("" if "1>&-" in closed else "Yes.\n")
     listed = qcode.run("session", "list").stdout
     assert "Yes." in qcode.run("session", "show", listed.split()[0]).stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("typer", ["run", "do"]),
+        ("pydantic", ["run", "do", "--model=scripted:none"]),
+        ("pydantic", ["settings"]),
+        ("pydantic", ["session", "list"]),
+    ],
+)
+def test_a_signal_while_the_program_is_loaded_ends_it_without_a_word(
+    qcode: Qcode, tmp_path: Path, module: str, arguments: list[str]
+) -> None:
+    """The module named takes for ever to load."""
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / f"{module}.py").write_text(
+        "import os, time\nos.write(1, b'loading\\n')\ntime.sleep(60)\n"
+    )
+    path = os.pathsep.join([str(slow), qcode.environment["PYTHONPATH"]])
+    process = qcode.start(*arguments, environment={"PYTHONPATH": path})
+    wait_for(process, "loading")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (130, "")

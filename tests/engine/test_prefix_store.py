@@ -24,7 +24,7 @@ from qcode.engine.memory.prefix_store import (
     clear,
     stored_models,
 )
-from qcode.engine.scheduling.block_pool import ROOT, digest_of
+from qcode.engine.scheduling.prefix_digest import ROOT, digest_of
 
 FINGERPRINT = b"f" * 16
 BLOCK = 4

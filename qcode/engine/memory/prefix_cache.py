@@ -22,7 +22,8 @@ from qcode.engine.memory.prefix_writer import Piece, PrefixWriter, WriteJob
 from qcode.engine.memory.recurrent_state import RecurrentStates
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.options import EngineOptions, KVDtype
-from qcode.engine.scheduling.block_pool import ROOT, BlockPool
+from qcode.engine.scheduling.block_pool import BlockPool
+from qcode.engine.scheduling.prefix_digest import ROOT
 from qcode.engine.scheduling.sequence import Sequence
 from qcode.engine.scheduling.state_pool import StatePool
 

@@ -12,8 +12,8 @@ import qcode
 from qcode.engine.checkpoint.split_names import split_part_names
 from qcode.engine.kernels import library
 from qcode.engine.kernels.build import library_name
-from qcode.engine.memory.prefix_segment import DIGEST_BYTES
 from qcode.engine.model_config import ModelConfig
+from qcode.engine.scheduling.prefix_digest import DIGEST_BYTES
 
 REVISION = 1
 """To be raised by every change of the layout of blocks, or of the mathematics, that the rest of

@@ -23,10 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from qcode.engine.scheduling.block_pool import ROOT, digest_of
+from qcode.engine.scheduling.prefix_digest import ROOT, digest_of
 
 MAGIC = b"QCODEKV1"
-DIGEST_BYTES = 16
 SUFFIX = ".kv"
 _ALIGNMENT = 4096
 _FIELDS = struct.Struct("<8sIIIQQ16s?16s")

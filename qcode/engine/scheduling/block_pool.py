@@ -8,15 +8,11 @@ blocks keep their content until they are needed, least recently used first.
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import OrderedDict, abc
 from dataclasses import dataclass
 
+from qcode.engine.scheduling.prefix_digest import ROOT, digest_of
 from qcode.engine.scheduling.sequence import Sequence
-
-ROOT = b""
-"""The digest of no tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,11 +248,6 @@ class BlockPool:
             self._idle[block] = None
         else:
             self._free.append(block)
-
-
-def digest_of(parent: bytes, tokens: list[int]) -> bytes:
-    """Of a prefix with digest `parent` and the tokens that follow it."""
-    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
 def _common_prefix(left: tuple[int, ...], right: list[int]) -> int:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import abc
 from dataclasses import dataclass, replace
 
-from qcode.engine.scheduling.block_pool import ROOT, CachedPrefix, digest_of
+from qcode.engine.scheduling.block_pool import CachedPrefix
+from qcode.engine.scheduling.prefix_digest import ROOT, digest_of
 from qcode.engine.scheduling.sequence import Sequence
 
 SNAPSHOT_SPACING = 512

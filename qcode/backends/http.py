@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import functools
 import json
 import socket
 import ssl
 import time
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
-from qcode.backends.direct_transport import DirectTransport
-from qcode.backends.lean_httpx import httpx
+from qcode.backends.chosen_transport import choose_transport, proxies_are_set
 from qcode.backends.retry import MAX_RETRY_AFTER_S, Failure
 from qcode.backends.server_events import (
     ACCEPTED_ENCODINGS,
     MAX_RESPONSE_BYTES,
     EventReader,
+    Undecodable,
     body_pieces,
     json_object,
+)
+from qcode.backends.transport import (
+    HungUp,
+    ProxyFailed,
+    Request,
+    Response,
+    Transport,
+    TransportError,
+    Unsendable,
+    UnusableProxy,
+    merged,
 )
 from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse, SettingsError
 from qcode.wire.openai_errors import error_from_payload
@@ -78,7 +87,7 @@ class ChatEndpoint:
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timers: Timers | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.url = normalise_base_url(base_url)
         if api_key is not None:
@@ -91,49 +100,39 @@ class ChatEndpoint:
         if api_key:
             self._secrets.append(api_key)
         self._timers = timers or (LOCAL_TIMERS if self.is_local else Timers())
-        sent = {"User-Agent": _USER_AGENT, "Accept-Encoding": ACCEPTED_ENCODINGS}
-        if api_key:
+        sent = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": ACCEPTED_ENCODINGS}
+        if self.url.credentials:
+            sent["Authorization"] = _basic(self.url.credentials)
+        elif api_key:
             sent["Authorization"] = f"Bearer {api_key}"
-        sent.update(headers)
+        self._headers = merged(sent, headers)
         try:
-            self._client = httpx.AsyncClient(
-                headers=sent,
-                timeout=httpx.Timeout(None, connect=self._timers.connect_s),
-                trust_env=not self.is_local,  # a proxy has no business between us and this machine
-                follow_redirects=False,
-                transport=transport or self._direct(),
-                verify=_certificates() if self.url.scheme == "https" else _no_certificates(),
+            self._transport = transport or choose_transport(
+                self.url, connect_s=self._timers.connect_s
             )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
+        except UnusableProxy as error:
             raise SettingsError(
                 f"The proxy set for this machine cannot be used: {self.redact(str(error))}",
                 f"Check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or add {self.url.host} to NO_PROXY.",
             ) from error
-
-    def _direct(self) -> DirectTransport | None:
-        """None where a proxy may have to be asked."""
-        if not self.is_local and urllib.request.getproxies().keys() - {"no"}:
-            return None
-        tls = _certificates() if self.url.scheme == "https" else None
-        return DirectTransport(connect_s=self._timers.connect_s, tls=tls)
 
     @property
     def shown_url(self) -> str:
         return without_secrets(self.url)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def get_json(self, path: str) -> object:
         """What the server answers at a path below the base URL, or below its root if `path`
         begins with a slash. Raises RequestFailed."""
-        return await self._json(self._client.build_request("GET", self._at(path)))
+        return await self._json(self._request("GET", path))
 
     async def post_json(self, path: str, body: Mapping[str, object]) -> object:
         """As `get_json`."""
-        return await self._json(self._client.build_request("POST", self._at(path), json=dict(body)))
+        return await self._json(self._request("POST", path, body))
 
-    async def _json(self, request: httpx.Request) -> object:
+    async def _json(self, request: Request) -> object:
         response = await self._send(request, time.monotonic() + self._timers.idle_s)
         try:
             return await self._read_json(response, MAX_RESPONSE_BYTES)
@@ -152,7 +151,7 @@ class ChatEndpoint:
         `has_output` tells the events that end the wait for the first token. Raises
         RequestFailed."""
         start = time.monotonic()
-        request = self._post(self._at(path), body)
+        request = self._request("POST", path, body)
         response = await self._send(request, start + self._timers.first_token_s)
         try:
             if "json" in response.headers.get("content-type", ""):
@@ -170,24 +169,26 @@ class ChatEndpoint:
         finally:
             await response.aclose()
 
-    def _post(self, url: httpx.URL, body: Mapping[str, object] | bytes) -> httpx.Request:
-        if isinstance(body, bytes):
-            json_type = {"Content-Type": "application/json"}
-            return self._client.build_request("POST", url, content=body, headers=json_type)
-        return self._client.build_request("POST", url, json=dict(body))
-
-    def _at(self, path: str) -> httpx.URL:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, object] | bytes | None = None
+    ) -> Request:
         below = "" if path.startswith("/") else self.url.path.rstrip("/") + "/"
-        return self.url.copy_with(path=below + path)
+        url = self.url.at(below + path)
+        if body is None:
+            return Request(method=method, url=url, headers=self._headers)
+        if not isinstance(body, bytes):
+            body = json.dumps(dict(body), separators=(",", ":")).encode()
+        headers = merged({"Content-Type": "application/json"}, self._headers)
+        return Request(method=method, url=url, headers=headers, body=body)
 
-    async def _send(self, request: httpx.Request, deadline: float) -> httpx.Response:
+    async def _send(self, request: Request, deadline: float) -> Response:
         try:
-            response = await _until(deadline, self._client.send(request, stream=True))
+            response = await _until(deadline, self._transport.send(request))
         except TimeoutError as error:
             raise self._broken("did not begin to answer in time") from error
-        except (httpx.TransportError, ssl.SSLError) as error:
+        except (TransportError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
-        if response.is_success:
+        if 200 <= response.status < 300:
             return response
         try:
             raise await self._refused(response)
@@ -196,7 +197,7 @@ class ChatEndpoint:
 
     async def _events(
         self,
-        response: httpx.Response,
+        response: Response,
         has_output: Callable[[Mapping[str, object]], bool],
         start: float,
     ) -> AsyncGenerator[dict[str, object] | None, None]:
@@ -242,19 +243,19 @@ class ChatEndpoint:
                 minutes = f"{self._timers.total_s / 60:.0f} minutes"
                 raise self._final(f"was still answering after {minutes}", hint="") from error
             raise self._broken("stopped sending") from error
-        except (httpx.TransportError, httpx.StreamError) as error:
+        except TransportError as error:
             raise self._broken("broke off its answer") from error
-        except httpx.DecodingError as error:
+        except Undecodable as error:
             raise self._broken("sent an answer that cannot be decompressed") from error
 
-    async def _read_json(self, response: httpx.Response, limit: int) -> object:
+    async def _read_json(self, response: Response, limit: int) -> object:
         text = await self._read_text(response, limit)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self._final("answered with something that is not JSON") from error
 
-    async def _read_text(self, response: httpx.Response, limit: int) -> str:
+    async def _read_text(self, response: Response, limit: int) -> str:
         """No more than `limit` bytes of it, and one piece."""
         parts = bytearray()
         end = time.monotonic() + self._timers.total_s
@@ -268,9 +269,9 @@ class ChatEndpoint:
 
     # Failures
 
-    async def _refused(self, response: httpx.Response) -> RequestFailed:
+    async def _refused(self, response: Response) -> RequestFailed:
         """The error of a status that is not success, in words short enough to show."""
-        status = response.status_code
+        status = response.status
         retry_after_s = read_retry_after(response.headers, time.time())
         failure = Failure(kind="status", status=status, retry_after_s=retry_after_s)
         try:
@@ -297,19 +298,19 @@ class ChatEndpoint:
             message = f"no secure connection to {self.shown_url}: {self.redact(str(error))}"
             hint = "check the URL's scheme and the certificate"
             return RequestFailed(Failure(kind="final"), BackendUnavailable(message, hint))
-        if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+        if isinstance(error, Unsendable):
             return self._final("cannot be asked: " + self.redact(str(error)))
         message = f"nothing answers at {self.shown_url}: is the server running?"
         hint = "start it, or set another --base-url"
-        if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+        if isinstance(error, HungUp):
             message, hint = f"{self.shown_url} closed the connection unanswered", ""
-        elif isinstance(error, httpx.ProxyError):
+        elif isinstance(error, ProxyFailed):
             message = f"the proxy did not lead to {self.shown_url}: {self.redact(str(error))}"
             hint = "check HTTPS_PROXY and NO_PROXY"
         elif _caused_by(error, socket.gaierror):
             message = f"the name {self.url.host} of {self.shown_url} cannot be resolved"
             hint = "check its spelling, and the network"
-        elif not self.is_local and urllib.request.getproxies():
+        elif not self.is_local and proxies_are_set():
             hint = "check the URL, and the proxy: HTTPS_PROXY and NO_PROXY"
         return RequestFailed(Failure(kind="connect"), BackendUnavailable(message, hint))
 
@@ -338,18 +339,8 @@ def _sendable(what: str, value: str) -> str:
     )
 
 
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    context = httpx.create_ssl_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-@functools.cache
-def _no_certificates() -> ssl.SSLContext:
-    """Trusts nobody. For http:// alone, where reading the certificates would be a waste of the
-    time until the first request."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _basic(credentials: str) -> str:
+    return "Basic " + base64.b64encode(credentials.encode()).decode()
 
 
 async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:
@@ -364,7 +355,7 @@ async def _read_end(pieces: AsyncIterator[bytes]) -> None:
     """Takes note that nothing follows the last event: only then is the connection used again. A
     server that leaves it open is not waited for."""
     end = time.monotonic() + _END_WAIT_S
-    with contextlib.suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
+    with contextlib.suppress(TimeoutError, TransportError, Undecodable):
         while await _until(end, anext(pieces, None)) is not None:
             pass
 
@@ -398,6 +389,8 @@ def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
             return max(0.0, float(text) * scale)
         except ValueError:
             pass
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
     except (ValueError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +15,6 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*?)[ \t]*")
 _FIRST_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _NEXT_CHUNK = re.compile(rb"\r?\n" + _FIRST_CHUNK.pattern)  # after the end of the one before
 
-Field = tuple[bytes, bytes]
-
 
 class BadResponse(ValueError):
     """Bytes that are no HTTP/1.1 response."""
@@ -23,16 +22,16 @@ class BadResponse(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """`fields` are in their order, names as written."""
+    """Names of `headers` are in small letters; values of the same name are joined by commas."""
 
     status: int
     minor_version: int
-    fields: list[Field]
+    headers: Mapping[str, str]
 
-    def values(self, name: bytes) -> list[bytes]:
-        """Those of all fields of a name in small letters, split at their commas."""
-        found = (value for key, value in self.fields if key.lower() == name)
-        return [part.strip().lower() for value in found for part in value.split(b",")]
+    def values(self, name: str) -> list[str]:
+        """Those of a header that is a list, in small letters."""
+        found = self.headers.get(name)
+        return [] if found is None else [part.strip().lower() for part in found.split(",")]
 
 
 def take_head(buffer: bytes) -> tuple[ResponseHead, bytes] | None:
@@ -47,11 +46,12 @@ def take_head(buffer: bytes) -> tuple[ResponseHead, bytes] | None:
     found = [_FIELD.fullmatch(line) for line in lines]
     if status is None or None in found:
         raise BadResponse("the head of the response is malformed")
-    head = ResponseHead(
-        status=int(status[2]),
-        minor_version=int(status[1]),
-        fields=[(field[1], field[2]) for field in found if field is not None],
-    )
+    headers: dict[str, str] = {}
+    for field in found:
+        assert field is not None
+        name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    head = ResponseHead(status=int(status[2]), minor_version=int(status[1]), headers=headers)
     return head, buffer[end.end() :]
 
 
@@ -70,14 +70,14 @@ class Body(Protocol):
 
 def body_of(head: ResponseHead) -> Body:
     """Raises BadResponse where the length of the body is in doubt."""
-    codings = head.values(b"transfer-encoding")
+    codings = head.values("transfer-encoding")
     if head.status in (204, 304):
         return SizedBody(0)
     if codings:
-        if codings != [b"chunked"]:
+        if codings != ["chunked"]:
             raise BadResponse("the response has a transfer encoding that was not asked for")
         return ChunkedBody()
-    sizes = set(head.values(b"content-length"))
+    sizes = set(head.values("content-length"))
     if not sizes:
         return UnsizedBody()
     size = sizes.pop()

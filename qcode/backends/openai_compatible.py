@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qcode.backends.adaptation import MAX_ADAPTATIONS, adapted
 from qcode.backends.endpoint_profile import EndpointProfile
@@ -15,6 +15,7 @@ from qcode.backends.http import ChatEndpoint, RequestFailed, Timers
 from qcode.backends.retry import Failure, retry_wait_s
 from qcode.backends.server_facts import ask_server
 from qcode.backends.server_text import ServerText
+from qcode.backends.transport import Transport
 from qcode.engine.chat.answer import stop_reason
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import (
@@ -44,9 +45,6 @@ from qcode.wire.openai_chat import StreamDecoder, has_output
 from qcode.wire.openai_errors import stated_window
 from qcode.wire.openai_request import JsonObject, encode_request, unstreamed
 from qcode.wire.written_messages import WrittenMessages
-
-if TYPE_CHECKING:
-    from qcode.backends.lean_httpx import httpx
 
 _TOKENS_PER_BYTE = 0.3  # of JSON with code in it, until an answer's usage tells
 _MARGIN_TOKENS = 64
@@ -79,7 +77,7 @@ class OpenAICompatibleBackend:
         notices: tuple[str, ...] = (),
         timers: Timers | None = None,
         jitter: Callable[[], float] = random.random,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._endpoint = ChatEndpoint(
             base_url, api_key=api_key, headers=headers, timers=timers, transport=transport

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from qcode.backends.lean_httpx import httpx
+from qcode.backends.transport import Response
 
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_LINE_CHARACTERS = 1 << 20
@@ -54,17 +54,20 @@ class EventReader:
             self._data.append(value.removeprefix(" "))
 
 
-async def body_pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+class Undecodable(ValueError):
+    """A body in an encoding that was not asked for, or damaged."""
+
+
+async def body_pieces(response: Response) -> AsyncGenerator[bytes, None]:
     """The body, decompressed in pieces of at most 64 KiB each: a small response may stand for a
-    huge one, and must not be expanded before its size can be judged. Raises what httpx raises, and
-    httpx.DecodingError."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
+    huge one, and must not be expanded before its size can be judged. Raises TransportError,
+    Undecodable."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
-        raise httpx.DecodingError(f"content encoding {encoding!r} was not asked for")
+        raise Undecodable(f"content encoding {encoding!r} was not asked for")
     packed = encoding != "identity"
     inflater = zlib.decompressobj(_GZIP)
-    async with aclosing(_parts(response.stream)) as parts:
+    async with aclosing(response.pieces()) as parts:
         async for part in parts:
             if not packed:
                 yield part
@@ -73,15 +76,10 @@ async def body_pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
                 try:
                     piece = inflater.decompress(part, _PIECE_BYTES)
                 except zlib.error as error:
-                    raise httpx.DecodingError(str(error)) from error
+                    raise Undecodable(str(error)) from error
                 part = inflater.unconsumed_tail
                 if piece:
                     yield piece
-
-
-async def _parts(stream: httpx.AsyncByteStream) -> AsyncGenerator[bytes, None]:
-    async for part in stream:
-        yield part
 
 
 def json_object(text: str) -> dict[str, object] | None:

@@ -7,7 +7,6 @@ import socket
 from contextlib import aclosing
 from dataclasses import replace
 
-import httpx
 import pytest
 from chat_server import DROP, STALL, Answer, ChatServer, refuse, say, send
 
@@ -145,8 +144,8 @@ async def test_without_a_model_the_first_one_listed_is_used() -> None:
 
 
 async def test_a_server_without_models_is_told_apart() -> None:
-    listing = httpx.MockTransport(lambda request: httpx.Response(200, json={"data": []}))
-    error = await failure_of("http://host/v1", model=None, transport=listing)
+    with ChatServer([say("hi")], models=[{"object": "model"}]) as server:
+        error = await failure_of(server.url, model=None)
     assert isinstance(error, InvalidResponse)
     assert "--model" in error.hint
 
@@ -388,8 +387,10 @@ async def test_a_line_without_end_is_refused(flood: bytes) -> None:
     assert "1 MiB" in error.message
 
 
-async def test_secrets_in_the_url_are_not_shown() -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(404, text="gone"))
-    error = await failure_of("http://user:hunter2@host/v1", transport=transport)
+async def test_secrets_in_the_url_are_sent_and_not_shown() -> None:
+    with ChatServer([refuse(404, "gone")]) as server:
+        url = f"http://user:hunter2@127.0.0.1:{server.port}/v1"
+        error = await failure_of(url, api_key=None)
+    assert server.requests[0].headers["authorization"] == "Basic dXNlcjpodW50ZXIy"
     assert "hunter2" not in error.message
-    assert "http://host/v1" in error.message
+    assert server.url in error.message

@@ -27,8 +27,10 @@ from benchmarks.cpu.measurements import LONG_LENGTH, SECTIONS, Run, lengths_of
 from benchmarks.cpu.report import LEGEND, table
 from benchmarks.cpu.subjects import CLOCKS, SUBJECTS
 from benchmarks.cpu.worker import WorkerOptions
-from qcode.engine.measurement import ANSWER_TOKENS
+from qcode.engine.checkpoint.open import open_checkpoint
+from qcode.engine.measurement import ANSWER_TOKENS, NUM_PLAIN_IDS
 from qcode.engine.memory.available import available_bytes
+from qcode.engine.models.loading import load_tokenizer
 
 COPIES_IN_MEMORY = 2.7
 """Of the file, with both engines running: one mapped, what each repacked, keys and values."""
@@ -41,9 +43,11 @@ def main() -> None:
     if importlib.util.find_spec("llama_cpp") is None:
         print("llama-cpp-python is not installed: only qcode is measured", file=sys.stderr)
         names = ["qcode"]
+    tokenizer = load_tokenizer(open_checkpoint(arguments.model))
     run = Run(
         names,
         WorkerOptions(model=arguments.model, threads=arguments.threads, clock=arguments.clock),
+        num_ids=min(NUM_PLAIN_IDS, tokenizer.num_tokens),
         rounds=arguments.rounds,
         alone=arguments.model.stat().st_size * COPIES_IN_MEMORY > available_bytes(),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
@@ -55,7 +59,7 @@ def main() -> None:
     if "long" in sections:
         run.prompts({LONG_LENGTH: ANSWER_TOKENS}, 1)
     if "session" in sections:
-        run.session(agent_session(arguments.model))
+        run.session(agent_session(tokenizer))
     print(
         f"{arguments.model.name}, {arguments.threads} threads each, {arguments.rounds} rounds, "
         f"load of the machine at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"

@@ -14,12 +14,9 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.cpu.worker import Worker
 from benchmarks.prompt_size import TEMPLATES, fixed_request
-from qcode.engine.checkpoint.open import open_checkpoint
-from qcode.engine.models.loading import load_tokenizer
 from qcode.engine.tokenizer import Tokenizer
 
 PREFIX_TOKENS = 6144
@@ -77,9 +74,8 @@ def run_session(session: AgentSession, start: Callable[[], Worker]) -> SessionTi
     )
 
 
-def agent_session(model: Path) -> AgentSession:
-    """The session in the vocabulary of a model. Raises CheckpointError."""
-    tokenizer = load_tokenizer(open_checkpoint(model))
+def agent_session(tokenizer: Tokenizer) -> AgentSession:
+    """The session in the vocabulary of a model."""
     return AgentSession(
         prefix=tuple(_prefix(tokenizer)),
         turns=tuple(

@@ -47,13 +47,15 @@ class Run:
         names: Sequence[str],
         options: WorkerOptions,
         *,
+        num_ids: int,
         rounds: int,
         alone: bool,
         progress: Callable[[str], None],
     ) -> None:
-        """`alone`: never two engines in memory at a time."""
+        """Random prompts are of ids below `num_ids`. `alone`: never two engines in memory."""
         self._names = names
         self._options = options
+        self._num_ids = num_ids
         self._rounds = rounds
         self._alone = alone
         self._progress = progress
@@ -69,7 +71,9 @@ class Run:
             for name in self._names:
                 self._progress(f"loading, round {number + 1} of {self._rounds}: {name}")
                 with Worker(name, self._options, context_window=LONG_LENGTH) as worker:
-                    first_token_s = worker.first_token_s(next(random_prompts(SHORT_PROMPT)))
+                    first_token_s = worker.first_token_s(
+                        next(random_prompts(SHORT_PROMPT, self._num_ids))
+                    )
                     worker.close()
                 self._add("load, s", name, worker.load_s)
                 self._add("process start to first token, s", name, first_token_s)
@@ -78,7 +82,7 @@ class Run:
         """Random prompts of some lengths, each with an answer of so many tokens."""
         window = max(lengths) + ANSWER_TOKENS + 16
         with self._workers(window) as worker_of:
-            prompts = {length: random_prompts(length) for length in lengths}
+            prompts = {length: random_prompts(length, self._num_ids) for length in lengths}
             for number in range(rounds):
                 for length, num_tokens in lengths.items():
                     prompt = next(prompts[length])
@@ -133,7 +137,8 @@ class Run:
                             close(other)
                     worker = Worker(name, self._options, context_window=context_window)
                     open_workers[name] = stack.enter_context(worker)
-                    worker.answer(next(random_prompts(WARM_UP_TOKENS)), 4)
+                    prompt = next(random_prompts(WARM_UP_TOKENS, self._num_ids))
+                    worker.answer(prompt, 4)
                 return open_workers[name]
 
             yield worker_of

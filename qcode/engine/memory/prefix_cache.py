@@ -235,7 +235,8 @@ class PrefixCache:
 
     def _segment_ends(self, digests: abc.Sequence[bytes], known: int) -> list[int]:
         """Where the segments end, in blocks, that blocks from `known` on are written as."""
-        most = max(1, MAX_SEGMENT_BYTES // max(1, self._blocks.row_bytes))
+        most_bytes = min(MAX_SEGMENT_BYTES, self._store.max_bytes // 4)
+        most = max(1, most_bytes // max(1, self._blocks.row_bytes))
         ends: list[int] = []
         for mark in self._marks(digests, known):
             ends += range((ends[-1] if ends else known) + most, mark, most)

@@ -90,7 +90,7 @@ class PrefixStore:
         self._root = directory
         self._directory = directory / fingerprint.hex()
         self._fingerprint = fingerprint
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._about = about or {}
         self._tell = tell
         self._has_told = False
@@ -152,7 +152,7 @@ class PrefixStore:
         files = sorted(_segment_files(self._root), key=lambda item: item[1].st_mtime_ns)
         total = sum(status.st_size for _, status in files)
         for path, status in files:
-            if total <= self._max_bytes:
+            if total <= self.max_bytes:
                 break
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -213,7 +213,7 @@ class PrefixStore:
         return None
 
     def _check_room(self, num_bytes: int) -> None:
-        if num_bytes > self._max_bytes:
+        if num_bytes > self.max_bytes:
             raise StoreFull("a prefix is larger than all that may be kept")
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(self._root).free < num_bytes + KEEP_FREE_BYTES:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from qcode.config.key_command import output_of
 from qcode.config.quantities import ContextTokens, PositiveInt, Seconds
 from qcode.protocol.errors import SettingsError
 
 _VARIABLE = re.compile(r"(?:\$|env:)([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_COMMAND_TIMEOUT_S = 30.0
-_MAX_SECRET = 16_384
 
 
 def http_url(url: str) -> str:
@@ -92,7 +89,7 @@ def resolve_secret(written: str, *, place: str, environment: Mapping[str, str]) 
     Raises SettingsError, which names the `place` and never the secret.
     """
     if written.startswith("!"):
-        return _output_of(written[1:], place, environment)
+        return output_of(written[1:], place=place, environment=environment)
     if (variable := _VARIABLE.fullmatch(written)) is None:
         return written
     name = variable[1] or variable[2]
@@ -101,33 +98,3 @@ def resolve_secret(written: str, *, place: str, environment: Mapping[str, str]) 
     raise SettingsError(
         f"{place}: the environment variable {name} is not set", f"Set it: export {name}=..."
     )
-
-
-def _output_of(command: str, place: str, environment: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            shell=True,  # written by the user into his own settings file
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment),
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        raise SettingsError(
-            f"{place}: the command for the key did not end within {_COMMAND_TIMEOUT_S:.0f} s",
-            "It gets no terminal and no input, so it cannot ask for anything.",
-        ) from None
-    if done.returncode != 0:
-        raise SettingsError(
-            f"{place}: the command for the key failed (exit {done.returncode})",
-            "Run it in a shell to see what it says.",
-        )
-    secret = os.fsdecode(done.stdout[: _MAX_SECRET + 1]).strip()
-    if not secret or len(secret) > _MAX_SECRET or "\n" in secret:
-        raise SettingsError(
-            f"{place}: the command for the key must print it, in one line, and nothing else"
-        )
-    return secret

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from qcode.config.key_command import output_of
 from qcode.config.locations import Locations
 from qcode.config.named_models import resolve_secret
 from qcode.config.options import RunOptions
@@ -176,3 +178,17 @@ def test_a_command_that_gives_no_key_is_an_error_without_its_output(
     with pytest.raises(SettingsError, match=says) as caught:
         resolve_secret(command, place="x", environment={"PATH": "/usr/bin:/bin"})
     assert "hidden" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.mark.timeout(20)
+def test_what_a_command_for_a_key_has_started_ends_with_it(tmp_path: Path) -> None:
+    """The shell waits for a program of its own. Both hold the pipe open as long as they live."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    command = f"exec 3> {pipe}; sleep 300 & wait; true"
+    with pytest.raises(SettingsError, match="did not end within 1 s"):
+        output_of(command, place="x", environment={"PATH": "/usr/bin:/bin"}, timeout_s=1)
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""
+    os.close(reader)

@@ -141,8 +141,12 @@ class Engine:
             exact=options.dtype == "float32",
             configure=lambda config: _configured(config, options, device),
             progress=progress,
+            packed=options.packed_weights,
         )
-        return cls(loaded, options, path=path)
+        engine = cls(loaded, options, path=path)
+        for line in loaded.notices:
+            engine.notices.put(line)
+        return engine
 
     @property
     def has_work(self) -> bool:

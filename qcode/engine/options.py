@@ -54,6 +54,15 @@ class PrefixCacheOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedWeightsOptions:
+    """Where files of packed weights may be, besides a model's own folder: `directory`. Those of
+    models below `managed` are written beside them by themselves."""
+
+    directory: Path | None = None
+    managed: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """`None` and "auto" leave the choice to the model and the machine.
 
@@ -90,6 +99,8 @@ class EngineOptions:
     speculation: Speculation = "auto"
     prefix_cache: PrefixCacheOptions | None = None
     """None keeps prefixes in memory only."""
+    packed_weights: PackedWeightsOptions | None = PackedWeightsOptions()
+    """None packs weights anew at each start."""
 
     def __post_init__(self) -> None:
         """Raises `EngineError` for values that no step could be made with."""

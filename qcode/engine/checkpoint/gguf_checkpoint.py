@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from qcode.engine.checkpoint.config import config_from_gguf
 from qcode.engine.checkpoint.gguf import GgufTensor
 from qcode.engine.checkpoint.gguf_parts import GgufParts
 from qcode.engine.checkpoint.names import fused_experts, gguf_name
+from qcode.engine.checkpoint.packed_file import PackedFile
+from qcode.engine.checkpoint.packed_writer import Matrices
 from qcode.engine.device import available_bytes
 from qcode.engine.kernels.library import installed
 from qcode.engine.kernels.packed_weight import PackedWeight
@@ -56,6 +58,8 @@ class GgufCheckpoint:
     Weights are copied only as far as they fit into memory; where products must be `exact` in
     float32, none are. Without compiled kernels, and where memory is plenty, quantised weights
     become an `UnpackedWeight`.
+
+    Where there is a `packed` file of the weights, those that it holds are views of it.
     """
 
     def __init__(
@@ -73,6 +77,12 @@ class GgufCheckpoint:
         self.residency = Residency.NONE if exact else choose_residency(tensors, memory)
         unpacked_bytes = sum(2 * tensor.num_elements for tensor in tensors)
         self._unpacks = on_cpu and not exact and not installed() and unpacked_bytes < memory // 2
+        self.can_pack = on_cpu and not exact and installed() is not None
+        """Whether the compiled kernels are to multiply packed weights."""
+        self.packed: PackedFile | None = None
+        """To be set before the first weight is asked for."""
+        self.packable: list[Matrices] = []
+        """All weights asked for so far that have a packed form."""
 
     def format_mix(self) -> Mapping[str, int]:
         """Bytes of the tensors of each type, by its name, the most first. Reads no tensor."""
@@ -85,6 +95,8 @@ class GgufCheckpoint:
         """Raises CheckpointError when a file has been cut since it was opened: weights may be
         views of it, and reading what is gone would kill the process."""
         self.file.check()
+        if self.packed is not None:
+            self.packed.check()
 
     def has(self, name: str) -> bool:
         return self._stored_name(name) in self.file.tensors
@@ -94,8 +106,12 @@ class GgufCheckpoint:
         raw, ggml_type = self._raw(stored, shape)
         if self._device.type != "cpu" and checked_type(ggml_type) in FLOAT_DTYPES:
             return DenseWeight(self.tensor(name, shape))
+        if found := self._from_packed(name, ggml_type, 1, shape):
+            return found[0]
         mapped = not self._copies(stored)
-        return self._resident([ggml_weight(raw, ggml_type, shape, mapped=mapped)], stored)[0]
+        weight = self._resident([ggml_weight(raw, ggml_type, shape, mapped=mapped)], stored)[0]
+        self._note_packable(name, ggml_type, shape, [raw], [weight])
+        return weight
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         raw, ggml_type = self._raw(self._stored_name(name), shape)
@@ -105,8 +121,38 @@ class GgufCheckpoint:
         stored, raw, ggml_type = self._stacked(name, shape)
         if self._device.type != "cpu" and checked_type(ggml_type) in FLOAT_DTYPES:
             return [DenseWeight(w) for w in dequantize(raw, ggml_type, shape).to(self._dtype)]
+        count, matrix = shape[0], shape[1:]
+        if found := self._from_packed(name, ggml_type, count, matrix):
+            return found
         mapped = not self._copies(stored)
-        return self._resident(expert_weights(raw, ggml_type, shape, mapped=mapped), stored)
+        weights = self._resident(expert_weights(raw, ggml_type, shape, mapped=mapped), stored)
+        self._note_packable(name, ggml_type, matrix, list(raw.view(count, -1)), weights)
+        return weights
+
+    def _from_packed(
+        self, name: str, ggml_type: int, count: int, shape: tuple[int, int]
+    ) -> list[Weight]:
+        """From the packed file; none where it does not hold them."""
+        library = installed()
+        if self.packed is None or library is None:
+            return []
+        size = library.packed_bytes(ggml_type, shape)
+        found = self.packed.matrices(name, ggml_type, count, shape, size) if size else None
+        return [PackedWeight.from_packed(library, item, ggml_type, shape) for item in found or ()]
+
+    def _note_packable(
+        self,
+        name: str,
+        ggml_type: int,
+        shape: tuple[int, int],
+        raw: Sequence[Tensor],
+        weights: Sequence[Weight],
+    ) -> None:
+        library = installed()
+        if self.can_pack and library is not None and library.packed_bytes(ggml_type, shape):
+            self.packable.append(
+                Matrices(name=name, ggml_type=ggml_type, shape=shape, raw=raw, weights=weights)
+            )
 
     def _stacked(self, name: str, shape: tuple[int, int, int]) -> tuple[str, Tensor, int]:
         """The tensor that holds these matrices of all experts: its name, their bytes, its type.

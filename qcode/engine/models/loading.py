@@ -15,10 +15,13 @@ from qcode.engine.checkpoint.json_file import read_json
 from qcode.engine.checkpoint.open import open_checkpoint
 from qcode.engine.checkpoint.safetensors_checkpoint import SafetensorsCheckpoint
 from qcode.engine.checkpoint.vocabulary import vocabulary_from_directory, vocabulary_from_gguf
+from qcode.engine.kernels.library import installed
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.models.network import Network
 from qcode.engine.models.qwen3 import Qwen3
 from qcode.engine.models.qwen3_next import Qwen3Next
+from qcode.engine.options import PackedWeightsOptions
+from qcode.engine.store.packed_models import PackedPlace, packed_place, write_in_background
 from qcode.engine.tokenizer import Tokenizer
 from qcode.protocol.errors import CheckpointError
 
@@ -39,6 +42,8 @@ class LoadedModel:
     """The Jinja template the checkpoint brings; untrusted."""
     check_files: Callable[[], None]
     """Raises CheckpointError when a file of the weights has been cut; call it before each step."""
+    notices: tuple[str, ...] = ()
+    """Lines for the person."""
 
 
 def load_model(
@@ -49,17 +54,20 @@ def load_model(
     exact: bool = False,
     configure: Callable[[ModelConfig], ModelConfig] | None = None,
     progress: Callable[[float], None] | None = None,
+    packed: PackedWeightsOptions | None = None,
 ) -> LoadedModel:
     """Load a GGUF file or a directory of safetensors; `progress` is told fractions up to 1.
 
     `exact` asks for products in float32 maths where faster ones would round their input.
     `configure` may change what the checkpoint says, or refuse it, before any weight is read.
+    `packed` says where packed weights may be, ready to be mapped; without it they are not used.
 
     Raises CheckpointError for a damaged or contradictory checkpoint, UnsupportedModel.
     """
     checkpoint = open_checkpoint(path, dtype=dtype, device=device, exact=exact)
     if configure is not None:
         checkpoint.config = configure(checkpoint.config)
+    packing = _Packing(checkpoint, packed)
     # Packing weights is native code without Python's lock: the vocabulary is read meanwhile.
     with ThreadPoolExecutor(1) as side, _reads_of(checkpoint):
         tokenizer = side.submit(load_tokenizer, checkpoint)
@@ -71,7 +79,40 @@ def load_model(
         config=checkpoint.config,
         chat_template=read_chat_template(checkpoint),
         check_files=checkpoint.check_files,
+        notices=packing.finish(),
     )
+
+
+class _Packing:
+    """The file of packed weights of a model that is being loaded: used, or else written."""
+
+    def __init__(
+        self,
+        checkpoint: GgufCheckpoint | SafetensorsCheckpoint,
+        options: PackedWeightsOptions | None,
+    ) -> None:
+        self._place: PackedPlace | None = None
+        self._library = installed()
+        if options is None or self._library is None or not isinstance(checkpoint, GgufCheckpoint):
+            return
+        self._checkpoint = checkpoint
+        if checkpoint.can_pack:
+            self._place = packed_place(checkpoint.path, self._library, options)
+        if self._place is not None:
+            checkpoint.packed, self._reason = self._place.open()
+
+    def finish(self) -> tuple[str, ...]:
+        """After the network has its weights. Returns lines for the person."""
+        place, library = self._place, self._library
+        if place is None or library is None:
+            return ()
+        matrices, self._checkpoint.packable = self._checkpoint.packable, []
+        if place.is_managed and matrices:
+            write_in_background(place, matrices, library)
+            advice = "It is written anew."
+        else:
+            advice = f"Write it anew: qcode model optimize {self._checkpoint.path}"
+        return (f"{self._reason}. {advice}",) if self._reason else ()
 
 
 def network_class(config: ModelConfig) -> type[Qwen3 | Qwen3Next]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from dataclasses import dataclass, replace
@@ -39,6 +40,12 @@ class ServerUrl:
         """What is asked for at the host."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
+    def authorization(self, key: str | None) -> str | None:
+        """The header by that name. Credentials in the URL come before a key."""
+        if self.credentials:
+            return "Basic " + base64.b64encode(self.credentials.encode()).decode()
+        return f"Bearer {key}" if key else None
+
     def at(self, path: str) -> ServerUrl:
         return replace(self, path=path)
 
@@ -58,16 +65,26 @@ def normalise_base_url(text: str) -> ServerUrl:
         return _parsed(text)
     except ValueError as error:
         raise SettingsError(
-            f"{text!r} is not the base URL of a server: {error}",
+            f"{without_user(text)!r} is not the base URL of a server: {error}",
             "Write it as http://HOST:PORT/v1.",
-        ) from error
+        ) from None
+
+
+def without_user(text: str) -> str:
+    """Text that was meant as a URL, without what may be a password or a key in it: a password can
+    hold any character, so that the parts cannot be told by a parser."""
+    return re.sub(r"://.*@", "://***@", text, flags=re.DOTALL).partition("?")[0]
 
 
 def _parsed(text: str) -> ServerUrl:
     """Raises ValueError."""
     if not text.isprintable():
         raise ValueError("it holds a character that cannot be shown")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # whose words may quote a password
+        raise ValueError("its host or port cannot be read") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("its scheme is neither http nor https")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
@@ -75,7 +92,7 @@ def _parsed(text: str) -> ServerUrl:
     return ServerUrl(
         scheme="http" if parts.scheme == "http" else "https",
         host=_ascii_host(parts.hostname or ""),
-        port=_DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port,
+        port=_DEFAULT_PORTS[parts.scheme] if port is None else port,
         path=quote(path, safe=_KEPT_IN_PATH) or "/v1",
         query=quote(parts.query, safe=_KEPT_IN_QUERY),
         credentials="" if credentials == ":" else credentials,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
+from qcode.backends.base_url import without_user
 from qcode.backends.endpoint_profile import EndpointProfile
 from qcode.backends.http import LOCAL_TIMERS, ChatEndpoint, RequestFailed, Timers
 from qcode.backends.openai_compatible import OpenAICompatibleBackend
@@ -134,7 +135,7 @@ def _window(
     chosen = endpoint.context_window
     if stated is None and chosen is None and facts is not None:
         return ASSUMED_WINDOW, [
-            f"{endpoint.base_url} does not say the context window of {facts.model}: "
+            f"{without_user(endpoint.base_url)} does not say the context window of {facts.model}: "
             f"{ASSUMED_WINDOW:,} tokens are assumed. Set it with --context or context_window."
         ]
     window = min((each for each in (stated, chosen) if each is not None), default=None)

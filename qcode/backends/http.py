@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import socket
@@ -101,10 +100,8 @@ class ChatEndpoint:
             self._secrets.append(api_key)
         self._timers = timers or (LOCAL_TIMERS if self.is_local else Timers())
         sent = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": ACCEPTED_ENCODINGS}
-        if self.url.credentials:
-            sent["Authorization"] = _basic(self.url.credentials)
-        elif api_key:
-            sent["Authorization"] = f"Bearer {api_key}"
+        if (authorization := self.url.authorization(api_key)) is not None:
+            sent["Authorization"] = authorization
         self._headers = merged(sent, headers)
         try:
             self._transport = transport or choose_transport(
@@ -337,10 +334,6 @@ def _sendable(what: str, value: str) -> str:
         f"{what[0].upper()}{what[1:]} holds a line break or another character that cannot be sent.",
         "Set it anew: one line of plain ASCII.",
     )
-
-
-def _basic(credentials: str) -> str:
-    return "Basic " + base64.b64encode(credentials.encode()).decode()
 
 
 async def _until(deadline: float, awaitable: Awaitable[_T]) -> _T:

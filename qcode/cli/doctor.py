@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import typer
 
 from qcode import __version__
+from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
 from qcode.assembly import default_model, load_settings
 from qcode.backends.discovery import FoundServer, find_local_servers
 from qcode.cli.exit_codes import FAILED
@@ -243,33 +243,40 @@ def check_named_model(named: NamedModel, place: str) -> Finding:
 
 def check_endpoint(base_url: str, key: str | None) -> Finding:
     """Asks the endpoint for its list of models, the request every such server answers."""
-    request = urllib.request.Request(f"{base_url}/models")  # http or https: settings check that
-    if key is not None:
-        request.add_header("Authorization", f"Bearer {key}")
     try:
-        with _opener(base_url).open(request, timeout=_ENDPOINT_TIMEOUT_S) as response:
+        url = normalise_base_url(base_url)
+    except SettingsError as error:
+        return Finding(
+            subject="endpoint", verdict="missing", text=error.message, fix=error.hint or ""
+        )
+    shown = without_secrets(url)
+    request = urllib.request.Request(str(url.at(f"{url.path}/models")))  # http or https
+    if (authorization := url.authorization(key)) is not None:
+        request.add_header("Authorization", authorization)
+    try:
+        with _opener(is_loopback(url)).open(request, timeout=_ENDPOINT_TIMEOUT_S) as response:
             return Finding(
-                subject="endpoint", verdict="ok", text=f"{base_url} answers {response.status}"
+                subject="endpoint", verdict="ok", text=f"{shown} answers {response.status}"
             )
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return Finding(
                 subject="endpoint",
                 verdict="missing",
-                text=f"{base_url} refuses the key ({error.code})",
+                text=f"{shown} refuses the key ({error.code})",
                 fix="Set OPENAI_API_KEY to a key of this endpoint.",
             )
         return Finding(
             subject="endpoint",
             verdict="note",
-            text=f"{base_url}/models answers {error.code}",
+            text=f"{shown}/models answers {error.code}",
             fix="Check that the URL ends where /chat/completions would follow, as in .../v1.",
         )
     except OSError as error:
         return Finding(
             subject="endpoint",
             verdict="missing",
-            text=f"{base_url} does not answer: {getattr(error, 'reason', error)}",
+            text=f"{shown} does not answer: {getattr(error, 'reason', error)}",
             fix="Start the server, correct OPENAI_BASE_URL, or unset it to use the own engine.",
         )
 
@@ -281,9 +288,9 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+def _opener(local: bool) -> urllib.request.OpenerDirector:
     handlers: list[urllib.request.BaseHandler] = [_StayHere()]
-    if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
+    if local:
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers)
 

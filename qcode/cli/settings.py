@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from qcode.backends.base_url import without_user
 from qcode.config.locations import Locations, project_settings
 from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
@@ -41,6 +42,7 @@ def show(
         print(printable(notice), file=sys.stderr)
     for name, field in Settings.model_fields.items():
         value = _shown(getattr(loaded.settings, name))
+        value = without_user(value) if name == "base_url" else value
         print(printable(f"{name} = {value}  ({loaded.origin(name)})"))
         if explain:
             print(f"    {field.description}")

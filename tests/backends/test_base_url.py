@@ -50,6 +50,30 @@ def test_what_is_no_url_of_a_server_is_a_wrong_setting(written: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "http://me:hidden@host:port/v1",
+        "http://me:hid/hidden@host/v1",
+        "http://me:@hidden@:99999/v1",
+        "http://me:hidden#x@host/v1",
+        "http://me:hidden@ho st/v1",
+        "ftp://me:hidden@host",
+        "http://me:hidden\n@host",
+        "http://me:hidden\u2100@host",
+        "http://[::1/v1?api-key=hidden",
+        "me:hidden@host:port",
+    ],
+)
+def test_an_error_never_shows_the_password(written: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        normalise_base_url(written)
+    raised: BaseException | None = caught.value
+    while raised is not None:
+        assert "hidden" not in f"{raised} {raised.args}"
+        raised = raised.__cause__
+
+
+@pytest.mark.parametrize(
     ("written", "local"),
     [
         ("localhost", True),

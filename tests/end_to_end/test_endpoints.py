@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import sys
@@ -188,3 +189,21 @@ def test_a_small_model_writes_whole_files_unless_told_otherwise(qcode: Qcode) ->
         assert "write_file" in tools
         offered.append("edit" in tools)
     assert offered == [False, True, True]
+
+
+def test_a_password_in_a_url_is_used_and_never_shown(qcode: Qcode) -> None:
+    with ChatServer([say("Hello.")], models=[LISTED]) as server:
+        url = server.url.replace("://", "://me:hidden@")
+        environment = {"OPENAI_BASE_URL": url}
+        for arguments in (
+            ["run", "say hello", "--model", "org/m"],
+            ["settings"],
+            ["doctor"],
+            ["run", "hi", "--model=m", f"--base-url={url.replace('/v1', ':x/v1')}"],
+        ):
+            done = qcode.run(*arguments, environment=environment)
+            assert "hidden" not in done.stdout + done.stderr
+    asked = [request for request in server.requests if request.path.endswith("/models")]
+    assert asked
+    basic = "Basic " + base64.b64encode(b"me:hidden").decode()
+    assert {request.headers["authorization"] for request in server.requests} == {basic}

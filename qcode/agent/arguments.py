@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from qcode.engine.chat.arguments import Parameters, coerce
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.tools import Tool
+from qcode.protocol.values import dataclass
 
 MAX_ARGUMENT_CHARS = 1024 * 1024
 

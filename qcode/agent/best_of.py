@@ -11,7 +11,6 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +21,7 @@ from qcode.agent.turn import TurnContext, TurnOutcome
 from qcode.protocol.errors import QcodeError, TaskNotDone
 from qcode.protocol.events import Notice, TurnFinished
 from qcode.protocol.messages import AssistantMessage, TextBlock
+from qcode.protocol.values import dataclass
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent

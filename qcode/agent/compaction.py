@@ -9,7 +9,7 @@ window, stay word for word. Attempts that gain nothing are given up after `MAX_F
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qcode.agent.session import (
     CompactionEntry,
@@ -32,6 +32,7 @@ from qcode.protocol.messages import (
     UserMessage,
 )
 from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.values import dataclass
 
 Ask = Callable[[ChatRequest], Awaitable[Completed]]
 

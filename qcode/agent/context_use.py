@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qcode.agent.compaction import compaction_threshold
 from qcode.agent.token_counter import TokenCounter
 from qcode.protocol.backends import ChatRequest
 from qcode.protocol.messages import UserMessage
+from qcode.protocol.values import dataclass
 
 FIXED_LIMIT_TOKENS = {"full": 4_000, "lean": 1_500}
 """The most that system prompt and tools of each profile take, without a project's instructions."""

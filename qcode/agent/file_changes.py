@@ -6,10 +6,10 @@ import difflib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from qcode.protocol.errors import QcodeError
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from qcode.agent.recent_files import READ_TOOL
+from qcode.protocol.values import dataclass
 
 MAX_CONTENT_CHARS = 30_000
 MAX_FILE_CHARS = 16 * 1024 * 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from qcode.agent.profile import Profile
 from qcode.agent.repair.goal import find_goal
 from qcode.agent.turn import ToolLoop, TurnStrategy
 from qcode.protocol.backends import ModelInfo
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

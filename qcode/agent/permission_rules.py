@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcode.protocol.errors import SettingsError
 from qcode.protocol.permissions import Access, PermissionRequest, SimpleCommand
+from qcode.protocol.values import dataclass
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from qcode.agent.repair.discovery import discover_runners
@@ -11,6 +10,7 @@ from qcode.agent.repair.goal import RepairGoal
 from qcode.agent.repair.project_files import ProjectFiles
 from qcode.agent.repair.runners import TestRunner, runner_of
 from qcode.agent.turn_work import PlainRun
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from qcode.protocol.backends import ChatRequest
@@ -23,6 +23,7 @@ from qcode.protocol.messages import (
 )
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
+from qcode.protocol.values import dataclass
 
 INTERRUPTED = "Interrupted: the outcome of this call is unknown. Check before doing it again."
 

@@ -17,13 +17,13 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcode.agent.session import Entry, Session
 from qcode.protocol.errors import SessionError
+from qcode.protocol.values import dataclass
 
 if TYPE_CHECKING:
     from qcode.protocol.codec import Decoder

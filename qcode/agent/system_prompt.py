@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
 from qcode.agent.profile import Profile
+from qcode.protocol.values import dataclass
 
 _LEAN_INSTRUCTIONS_CHARS = 2_000
 

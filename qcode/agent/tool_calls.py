@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from qcode.agent.arguments import ArgumentError, read_arguments
@@ -24,6 +24,7 @@ from qcode.protocol.events import Event, ToolFinished, ToolProgress, ToolStarted
 from qcode.protocol.messages import Message, ToolCall, ToolMessage
 from qcode.protocol.permissions import Access, DiffDisplay, PermissionRequest
 from qcode.protocol.tools import Tool, ToolContext, ToolResult
+from qcode.protocol.values import dataclass
 
 MAX_CALLS_PER_ANSWER = 64
 

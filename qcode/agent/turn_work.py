@@ -6,10 +6,10 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from qcode.protocol.messages import ToolCall
 from qcode.protocol.tools import ToolResult
+from qcode.protocol.values import dataclass
 
 SHELL_TOOL = "run_shell_command"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qcode.agent.answer import HARNESS
 from qcode.agent.resampling import Resampling
@@ -13,6 +13,7 @@ from qcode.agent.turn_work import SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import CompletionCheck
 from qcode.protocol.messages import AssistantMessage, ToolCall, UserMessage
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

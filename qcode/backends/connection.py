@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
@@ -17,6 +17,7 @@ from qcode.backends.openai_compatible import OpenAICompatibleBackend
 from qcode.backends.profile_store import ProfileStore
 from qcode.backends.server_facts import ServerFacts, ask_server
 from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.values import dataclass
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from qcode.backends.http import ChatEndpoint, RequestFailed, Timers
 from qcode.backends.server_facts import list_models
+from qcode.protocol.values import dataclass
 
 # In the order they are offered. LM Studio answers some of Ollama's questions, hence by the list.
 USUAL_PORTS: Mapping[int, str] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from qcode.backends.endpoint_profile import EndpointProfile
@@ -29,6 +29,7 @@ from qcode.protocol.messages import (
 )
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
+from qcode.protocol.values import dataclass
 from qcode.wire.openai_errors import stated_window
 
 Verdict = Literal["ok", "note", "missing", "skipped"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from qcode.protocol.values import dataclass
 from qcode.wire.openai_request import Dialect
 
 

@@ -10,7 +10,6 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
 
 from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
@@ -36,6 +35,7 @@ from qcode.backends.transport import (
     merged,
 )
 from qcode.protocol.errors import BackendError, BackendUnavailable, InvalidResponse, SettingsError
+from qcode.protocol.values import dataclass
 from qcode.wire.openai_errors import error_from_payload
 
 MAX_ERROR_BYTES = 64 << 10

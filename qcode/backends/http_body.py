@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from qcode.protocol.values import dataclass
 
 MAX_HEAD_BYTES = 64 << 10
 _MAX_LINE_BYTES = 4096

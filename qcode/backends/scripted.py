@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,7 @@ from qcode.protocol.messages import (
     ToolCall,
     Usage,
 )
+from qcode.protocol.values import dataclass
 
 _CHUNK_CHARACTERS = 8
 _ERRORS: dict[str, type[BackendError]] = {

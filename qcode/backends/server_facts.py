@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from qcode.backends.http import ChatEndpoint, RequestFailed
 from qcode.backends.retry import Failure
 from qcode.protocol.errors import InvalidResponse
+from qcode.protocol.values import dataclass
 
 JsonObject = Mapping[str, object]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from qcode.backends.base_url import ServerUrl
+from qcode.protocol.values import dataclass
 
 
 class TransportError(Exception):

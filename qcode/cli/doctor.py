@@ -10,7 +10,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +17,8 @@ from typing import Annotated, Literal
 import typer
 
 from qcode import __version__
-from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
 from qcode.assembly import default_model, load_settings
+from qcode.backends.base_url import is_loopback, normalise_base_url, without_secrets
 from qcode.backends.discovery import FoundServer, find_local_servers
 from qcode.cli.exit_codes import FAILED
 from qcode.config.endpoints import named_endpoint
@@ -32,6 +31,7 @@ from qcode.engine.memory.available import available_bytes
 from qcode.engine.store.model_catalogue import catalogue_entry
 from qcode.engine.store.model_store import ModelStore
 from qcode.protocol.errors import SettingsError
+from qcode.protocol.values import dataclass
 from qcode.sandbox.terminal_text import printable
 
 _ENGINE_PACKAGES = ("torch", "safetensors", "llguidance", "numpy")

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from qcode.cli.answer_schema import read_schema
 from qcode.cli.app import obtain_model
 from qcode.cli.exit_codes import SIGNAL, exit_code
 from qcode.cli.interruption import Interruption
-from qcode.cli.output_file import check_place, write_whole
+from qcode.cli.output_file import check_place, write_answer
 from qcode.cli.prompt_input import PromptInput, framed, read_prompt_input
 from qcode.cli.standard_streams import is_in_foreground, when_stdout_is_closed, write_stdout
 from qcode.config.locations import Locations
@@ -37,6 +37,7 @@ from qcode.frontends.stream_json import RunFacts
 from qcode.protocol.errors import QcodeError
 from qcode.protocol.events import TurnFinished
 from qcode.protocol.permissions import Approver
+from qcode.protocol.values import dataclass
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
@@ -155,7 +156,8 @@ class HeadlessRun:
                 agent, prompt, output=self._output, progress=self._progress
             )
         if self._streams.output_file is not None and finished.reason == "completed":
-            finished = self._keep_answer(self._streams.output_file, finished)
+            interruption.cancels(None)
+            finished = await self._keep_answer(self._streams.output_file, finished)
         return finished
 
     def _tell(self, facts: RunFacts) -> None:
@@ -183,9 +185,9 @@ class HeadlessRun:
         interruption.cancels(cancel)
         when_stdout_is_closed(closed)
 
-    def _keep_answer(self, file: Path, finished: TurnFinished) -> TurnFinished:
+    async def _keep_answer(self, file: Path, finished: TurnFinished) -> TurnFinished:
         try:
-            write_whole(file, finished.text)
+            await write_answer(file, finished.text)
         except OSError as error:
             lost = failure(QcodeError(f"{file}: cannot be written: {error.strerror}."))
             self._progress.show(lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,9 @@ from qcode.engine.memory.context_window import largest_context_window, with_cont
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.models.loading import load_tokenizer, read_chat_template
 from qcode.engine.options import KV_DTYPES, KVDtypeName
+from qcode.engine.store.packed_models import packed_files
 from qcode.protocol.errors import CheckpointError, UnsupportedModel
+from qcode.protocol.values import dataclass
 
 _COMPARED_ROWS = 16
 _SAME_ROWS_COSINE = 0.9
@@ -45,6 +47,8 @@ class ModelFacts:
     num_tokens: int | None
     total_memory_bytes: int
     available_memory_bytes: int
+    packed: tuple[Path, ...]
+    """Files of its packed weights."""
     windows: tuple[int, ...]
     """Contexts to budget, in tokens, ascending."""
 
@@ -62,7 +66,9 @@ class ModelFacts:
         )
 
 
-def gather_facts(path: Path, *, name: str, context_window: int | None) -> ModelFacts:
+def gather_facts(
+    path: Path, *, name: str, context_window: int | None, packed_directory: Path
+) -> ModelFacts:
     """Reads headers, and of a GGUF file a few rows. `context_window` is one to budget beside the
     usual ones; `name` is used where the file has none of its own.
 
@@ -85,6 +91,7 @@ def gather_facts(path: Path, *, name: str, context_window: int | None) -> ModelF
         num_tokens=_num_tokens(checkpoint),
         total_memory_bytes=memory.total_bytes(),
         available_memory_bytes=memory.available_bytes(),
+        packed=tuple(packed_files(path, packed_directory)),
         windows=tuple(sorted(window for window in windows if window <= largest)),
     )
 
@@ -123,6 +130,7 @@ def facts_record(facts: ModelFacts) -> dict[str, object]:
         "path": str(facts.path),
         "files": [str(file) for file in facts.files],
         "bytes": facts.num_bytes,
+        "packed_files": [str(file) for file in facts.packed],
         "formats": dict(facts.formats),
         "architecture": config.architecture,
         "parameters": config.num_parameters,

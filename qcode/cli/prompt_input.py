@@ -9,11 +9,11 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from qcode.protocol.errors import BadInput
+from qcode.protocol.values import dataclass
 from qcode.tools.output_limit import limit_text
 
 MAX_BYTES = 4 << 20

@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from qcode.config.options import RunOptions
 from qcode.config.settings import Settings
 from qcode.config.trust import is_trusted
 from qcode.protocol.errors import SettingsError
+from qcode.protocol.values import dataclass
 
 RULE_SETTINGS = ("allow", "ask", "deny")
 DEFAULT_ORIGIN = "default"

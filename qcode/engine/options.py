@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from qcode.protocol.errors import EngineError
+from qcode.protocol.values import dataclass
 
 KVDtype = Literal["auto", "float32", "float16", "bfloat16", "float8", "int8"]
 

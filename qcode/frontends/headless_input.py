@@ -12,8 +12,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
+
+from qcode.protocol.values import dataclass
 
 MAX_LINE_BYTES = 16 << 20
 _MAX_SHOWN = 80

@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from qcode import __version__
 from qcode.agent.limits import Prices
@@ -40,6 +40,7 @@ from qcode.protocol.messages import (
     Usage,
     UserMessage,
 )
+from qcode.protocol.values import dataclass
 
 _STOP_REASONS: dict[StopReason, str | None] = {
     "end": "end_turn",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol, runtime_checkable
 
 from qcode.protocol.chunks import Chunk
 from qcode.protocol.messages import Message
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ assistant's), then for each call `ToolStarted` .. `ToolProgress` .. `ToolFinishe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from qcode.protocol.chunks import (
@@ -21,6 +21,7 @@ from qcode.protocol.errors import QcodeError
 from qcode.protocol.messages import Message, ToolCall, Usage
 from qcode.protocol.permissions import Display, PermissionRequest
 from qcode.protocol.tools import ToolResult
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

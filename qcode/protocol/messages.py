@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
+
+from qcode.protocol.values import dataclass
 
 StopReason = Literal["end", "tool_calls", "max_tokens", "cancelled", "error"]
 

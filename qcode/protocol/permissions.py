@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
+
+from qcode.protocol.values import dataclass
 
 
 class Access(StrEnum):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from qcode.protocol.permissions import DiffDisplay, Display, PermissionRequest, TextDisplay
+from qcode.protocol.values import dataclass
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -23,12 +23,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
 from qcode.protocol.errors import ToolError
+from qcode.protocol.values import dataclass
 
 KEPT_BYTES = 16 * 1024
 SPILL_LIMIT_BYTES = 64 * 1024 * 1024

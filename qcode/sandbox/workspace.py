@@ -18,11 +18,11 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from qcode.protocol.errors import FileChanged, NotText, OutsideWorkspace, ToolError
+from qcode.protocol.values import dataclass
 
 MAX_TEXT_BYTES = 10 * 1024 * 1024
 BINARY_PROBE_BYTES = 8192

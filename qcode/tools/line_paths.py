@@ -8,11 +8,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
 from qcode.protocol.permissions import ShellAnalysis, SimpleCommand
+from qcode.protocol.values import dataclass
 from qcode.sandbox.sensitive_paths import is_secret
 from qcode.sandbox.workspace import Workspace
 from qcode.tools.repository_config import repository_runs_programs

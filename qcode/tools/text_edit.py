@@ -15,9 +15,9 @@ place.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from qcode.protocol.errors import ToolError
+from qcode.protocol.values import dataclass
 from qcode.tools.closest_regions import not_found
 from qcode.tools.reindent import reindent
 from qcode.tools.text_lines import newline_at, split_lines, with_newlines

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from qcode.protocol.backends import ChatRequest
@@ -23,6 +22,7 @@ from qcode.protocol.messages import (
 )
 from qcode.protocol.sampling import SamplingParams
 from qcode.protocol.tools import ToolSpec
+from qcode.protocol.values import dataclass
 
 JsonObject = dict[str, object]
 ReasoningField = Literal["", "reasoning_content", "reasoning", "reasoning_details"]

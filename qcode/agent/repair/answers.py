@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from qcode.agent.repair.definitions import Definition, find_definitions
 from qcode.agent.repair.grammars import DIVIDER, REPLACE, SEARCH
 from qcode.agent.repair.project_files import language_of
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from qcode.agent.repair.answers import (
@@ -33,6 +33,7 @@ from qcode.protocol.backends import AnswerShape, ChatRequest, ModelInfo
 from qcode.protocol.chunks import Completed, TokenChoice
 from qcode.protocol.messages import UserMessage
 from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.values import dataclass
 
 MAX_FUNCTION_LINES = 40  # of longer ones the blocks are targets
 MAX_TARGETS = 4

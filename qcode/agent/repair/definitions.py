@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from qcode.protocol.values import dataclass
 
 MAX_TEXT = 600  # characters of one failure that the model is shown
 

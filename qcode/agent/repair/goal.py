@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from qcode.protocol.values import dataclass
 
 _FIXING = re.compile(
     r"\b(?:fix|repair|mend|correct|debug|solve|resolve|get .{0,40}\b(?:pass|green|work)"

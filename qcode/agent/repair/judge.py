@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from qcode.agent.repair.answers import Proposal
 from qcode.agent.repair.failure import Failure, TestReport
 from qcode.agent.repair.runners import TestRunner
 from qcode.agent.repair.trial import CommandRun, Trial
 from qcode.protocol.errors import TaskNotDone
+from qcode.protocol.values import dataclass
 
 FIRST_RUN_LIMIT_S = 300.0
 LONGEST_TRIAL_S = 120.0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from qcode.agent.repair.definitions import Definition
 from qcode.agent.repair.failure import Failure, shorten
 from qcode.agent.repair.project_files import language_of
 from qcode.agent.repair.sources import Suspects
+from qcode.protocol.values import dataclass
 
 # Characters, as nothing here knows the model's tokenizer; code has about 3.3 to a token, so the
 # whole stays near 600 tokens. A slow machine reads 50 tokens in a second.

@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +36,7 @@ from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, TextBlock
 from qcode.protocol.sampling import SamplingParams
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from qcode.agent.repair.failure import TestReport, plain
 from qcode.agent.repair.other_output import parse_generic, parse_node
 from qcode.agent.repair.python_output import parse_pytest, parse_unittest
+from qcode.protocol.values import dataclass
 
 Kind = Literal["pytest", "unittest", "node", "other"]
 

@@ -4,12 +4,12 @@ definitions that may hold the fault, most suspicious first."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from qcode.agent.repair.definitions import Definition, find_definitions, matching_brace
 from qcode.agent.repair.failure import Failure
 from qcode.agent.repair.imports import import_closure
 from qcode.agent.repair.project_files import ProjectFiles, is_test_file, language_of
+from qcode.protocol.values import dataclass
 
 MAX_FILES = 12
 MAX_DISTANCE = 3  # calls between the test and a suspect

@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from qcode.agent.answer import HARNESS
@@ -21,6 +21,7 @@ from qcode.protocol.errors import TaskNotDone
 from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, ToolCall
 from qcode.protocol.tools import ToolResult
+from qcode.protocol.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ NUM_ANSWER_TOKENS = 256
 class ChecksumNetwork:
     """Layers 0, 1 and 3 are linear, layer 2 has attention."""
 
+    key_channels = ()
+
     def forward(self, ids: Tensor, inputs: AttentionInputs, caches: Sequence[LayerCache]) -> Tensor:
         """ids [N] int64 -> [N, 1] float32, the token that follows each."""
         assert inputs.state_slots is not None

@@ -158,6 +158,8 @@ async def test_a_checkpoint_that_cannot_be_loaded_fails_every_request(tmp_path: 
 class BrokenNetwork:
     """A network whose forward fails as often as it is told to."""
 
+    key_channels = ()
+
     def __init__(self, network: object, failures: int) -> None:
         self._network = network
         self._failures = failures

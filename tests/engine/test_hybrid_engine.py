@@ -229,6 +229,7 @@ class FailsOnce:
     def __init__(self, network: Network, failing_step: int) -> None:
         self._network = network
         self._steps_left = failing_step
+        self.key_channels = network.key_channels
 
     def forward(self, ids: Tensor, inputs: AttentionInputs, caches: Sequence[LayerCache]) -> Tensor:
         hidden = self._network.forward(ids, inputs, caches)

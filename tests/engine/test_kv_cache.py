@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,9 @@ from random_checkpoint import FAMILIES, Family, write_safetensors
 
 from qcode.engine.device import cache_dtype
 from qcode.engine.engine import Engine
+from qcode.engine.kernels import write_cache
 from qcode.engine.kernels.reference import quantize
+from qcode.engine.layers.attention import key_channels
 from qcode.engine.memory.kv_cache import TORCH_DTYPES, KVCache
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions, KVDtype
@@ -136,7 +137,45 @@ def test_zeros_stay_zeros(dtype: torch.dtype) -> None:
     assert not scales.any()
 
 
-def test_who_asks_for_float32_gets_a_float32_cache(tmp_path: Path) -> None:
-    assert cache_dtype(EngineOptions(), CPU) == "float16"
-    assert cache_dtype(EngineOptions(dtype="float32"), CPU) == "float32"
-    assert cache_dtype(EngineOptions(dtype="float32", kv_dtype="int8"), CPU) == "int8"
+def test_who_asks_for_float32_gets_a_float32_cache() -> None:
+    def chosen(window: int, options: EngineOptions) -> KVDtype:
+        return cache_dtype(options, CPU, context_window=window)
+
+    exact = EngineOptions(dtype="float32")
+    assert chosen(131_072, exact) == "float32"
+    assert chosen(2048, replace(exact, kv_dtype="int8")) == "int8"
+
+
+def test_a_long_window_is_kept_in_eight_bits() -> None:
+    def chosen(window: int, asked: int | None) -> KVDtype:
+        return cache_dtype(EngineOptions(context_window=asked), CPU, context_window=window)
+
+    assert chosen(16_384, None) == "float16"
+    assert chosen(16_385, None) == "int8"
+    assert chosen(131_072, 16_384) == "float16"
+    assert chosen(131_072, 32_768) == "int8"
+
+
+def test_keys_with_a_large_bias_keep_their_small_dimensions() -> None:
+    """As Qwen2.5's: the same in every key, a hundred times what the inputs make of the others."""
+    generator = torch.Generator().manual_seed(4)
+    keys = torch.randn(40, 2, 64, generator=generator)
+    bias = torch.zeros(2, 64)
+    bias[0, 5], bias[0, 37], bias[1, 40] = 200.0, -90.0, 60.0
+    channels = key_channels(bias.flatten(), 64, 64)
+    errors = []
+    for divisors in (None, channels):
+        values = torch.zeros(3, 2, 16, 64, dtype=torch.int8)
+        scales = torch.zeros(3, 2, 16)
+        slots = torch.arange(40)
+        write_cache(
+            keys + bias, keys, slots, values, values.clone(), scales, scales.clone(), divisors
+        )
+        back = (values * scales.unsqueeze(-1)).transpose(1, 2).flatten(0, 1)[:40]
+        if divisors is not None:
+            back *= divisors
+        small = bias == 0
+        errors.append((back - keys - bias)[:, small].square().mean().sqrt())
+    assert errors[1] < errors[0] / 4
+    assert torch.equal(channels[:, :32], channels[:, 32:])
+    assert channels.amin() == 1

@@ -47,13 +47,14 @@ def paged_attention(
     scale: float,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    key_channels: Tensor | None = None,
 ) -> Tensor:
     """Causal attention over cached keys and values; see `reference.paged_attention`."""
     inputs = (q, k_cache, v_cache, block_tables, query_starts, context_lens)
     library = _library_for(q)
     if library and _is_readable(k_cache) and _is_readable(v_cache):
-        return library.paged_attention(*inputs, scale, k_scales, v_scales)
-    return reference.paged_attention(*inputs, scale, k_scales, v_scales)
+        return library.paged_attention(*inputs, scale, k_scales, v_scales, key_channels)
+    return reference.paged_attention(*inputs, scale, k_scales, v_scales, key_channels)
 
 
 def write_cache(
@@ -64,9 +65,10 @@ def write_cache(
     v_cache: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    key_channels: Tensor | None = None,
 ) -> None:
     """Rows of k, v [N, Hkv, D] to slots [N] int64 of caches as in `paged_attention`."""
-    inputs = (k, v, slots, k_cache, v_cache, k_scales, v_scales)
+    inputs = (k, v, slots, k_cache, v_cache, k_scales, v_scales, key_channels)
     library = _library_for(k, v)
     if library and _is_readable(k_cache) and _is_readable(v_cache):
         return library.write_cache(*inputs)

@@ -141,11 +141,11 @@ extern "C" {
 
 // Shapes as in PagedCache, AttentionBatch and paged_attention.
 void qcode_paged_attention(const float* q, void* keys, void* values, float* key_scales,
-                           float* value_scales, const int32_t* tables, const int32_t* query_starts,
-                           const int32_t* contexts, float* output, long sequences, long heads,
+                           float* value_scales, const float* key_channels, const int32_t* tables,
+                           const int32_t* query_starts, const int32_t* contexts, float* output, long sequences, long heads,
                            long kv_heads, long head_dim, long block_size, long table_width,
                            float scale, int format, int threads) {
-    const PagedCache cache{keys,     values,   key_scales, value_scales,
+    const PagedCache cache{keys,     values,   key_scales, value_scales, key_channels,
                            kv_heads, head_dim, block_size, format};
     const AttentionBatch batch{tables, query_starts, contexts, sequences, table_width};
     paged_attention(cache, batch, q, heads * head_dim, heads, scale, output, threads);

@@ -114,7 +114,10 @@ void load_queries(const Problem<Format>& problem, const Task& task, float* targe
         const long query = task.first_query + (task.first_row + row) / group;
         const long head = task.kv_head * group + (task.first_row + row) % group;
         const float* source = problem.q + query * problem.q_stride + head * head_dim;
-        for (long d = 0; d < head_dim; d++) target[row * head_dim + d] = source[d] * problem.scale;
+        const float* channels = problem.cache.key_channels;
+        if (channels) channels += task.kv_head * head_dim;
+        for (long d = 0; d < head_dim; d++)
+            target[row * head_dim + d] = source[d] * problem.scale * (channels ? channels[d] : 1);
     }
 }
 

@@ -11,6 +11,7 @@ namespace qcode {
 struct PagedCache {
     void *keys, *values;               // [blocks, kv_heads, block_size, head_dim]
     float *key_scales, *value_scales;  // [blocks, kv_heads, block_size], or null: all 1
+    const float* key_channels;  // [kv_heads, head_dim] what keys are kept divided by, or null
     long kv_heads, head_dim, block_size;
     int format;  // as in with_cache_format
 

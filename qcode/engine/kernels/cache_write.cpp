@@ -1,6 +1,7 @@
 #include "cache_write.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "exponential.h"
 #include "threads.h"
@@ -22,6 +23,17 @@ float largest_magnitude(const float* source, long count) {
     return result;
 }
 
+// Scratch of one thread, for a vector.
+struct Divided {
+    std::vector<float> values;
+
+    const float* of(const float* source, const float* divisors, long head_dim) {
+        values.resize(size_t(head_dim));
+        for (long d = 0; d < head_dim; d++) values[size_t(d)] = source[d] / divisors[d];
+        return values.data();
+    }
+};
+
 template <class Format>
 void write_vector(const float* source, void* target, float* scale, long head_dim) {
     auto* stored = static_cast<typename Format::Stored*>(target);
@@ -41,15 +53,21 @@ void write_vector(const float* source, void* target, float* scale, long head_dim
 }
 
 template <class Format>
-void write_token(const PagedCache& cache, const float* source, void* stored, float* scales,
-                 int64_t slot) {
+void write_token(const PagedCache& cache, const float* keys, const float* values, int64_t slot,
+                 Divided& divided) {
     using Stored = typename Format::Stored;
-    for (long head = 0; head < cache.kv_heads; head++) {
+    const long head_dim = cache.head_dim;
+    for (long head = 0; head < cache.kv_heads; head++, keys += head_dim, values += head_dim) {
         const long vector =
             cache.first_vector(slot / cache.block_size, head) + slot % cache.block_size;
-        write_vector<Format>(source + head * cache.head_dim,
-                             static_cast<Stored*>(stored) + vector * cache.head_dim,
-                             scales ? scales + vector : nullptr, cache.head_dim);
+        const auto write = [&](const float* source, void* stored, float* scales) {
+            write_vector<Format>(source, static_cast<Stored*>(stored) + vector * head_dim,
+                                 scales ? scales + vector : nullptr, head_dim);
+        };
+        const float* channels = cache.key_channels;
+        write(channels ? divided.of(keys, channels + head * head_dim, head_dim) : keys, cache.keys,
+              cache.key_scales);
+        write(values, cache.values, cache.value_scales);
     }
 }
 
@@ -61,11 +79,9 @@ void write_cache(const PagedCache& cache, const float* keys, const float* values
         const long parts = (tokens + kTokensTogether - 1) / kTokensTogether;
         parallel_for(parts, threads, [&](long part) {
             const long end = std::min(tokens, (part + 1) * kTokensTogether);
-            for (long t = part * kTokensTogether; t < end; t++) {
-                write_token<Format>(cache, keys + t * stride, cache.keys, cache.key_scales, slots[t]);
-                write_token<Format>(cache, values + t * stride, cache.values, cache.value_scales,
-                                    slots[t]);
-            }
+            Divided divided;
+            for (long t = part * kTokensTogether; t < end; t++)
+                write_token<Format>(cache, keys + t * stride, values + t * stride, slots[t], divided);
         });
     });
 }
@@ -78,10 +94,10 @@ extern "C" {
 
 // Shapes as in PagedCache and write_cache.
 void qcode_write_cache(void* cached_keys, void* cached_values, float* key_scales,
-                       float* value_scales, const float* keys, const float* values,
-                       const int64_t* slots, long kv_heads, long head_dim, long block_size,
+                       float* value_scales, const float* key_channels, const float* keys,
+                       const float* values, const int64_t* slots, long kv_heads, long head_dim, long block_size,
                        long stride, long tokens, int format, int threads) {
-    const PagedCache cache{cached_keys, cached_values, key_scales, value_scales,
+    const PagedCache cache{cached_keys, cached_values, key_scales, value_scales, key_channels,
                            kv_heads,    head_dim,      block_size, format};
     write_cache(cache, keys, values, stride, slots, tokens, threads);
 }

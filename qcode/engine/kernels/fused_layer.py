@@ -105,6 +105,7 @@ class _PagedCache(ctypes.Structure):
         ("values", _POINTER),
         ("key_scales", _POINTER),
         ("value_scales", _POINTER),
+        ("key_channels", _POINTER),
         ("kv_heads", ctypes.c_long),
         ("head_dim", ctypes.c_long),
         ("block_size", ctypes.c_long),
@@ -204,6 +205,8 @@ class Cache(Protocol):
     def key_scales(self) -> Tensor | None: ...
     @property
     def value_scales(self) -> Tensor | None: ...
+    @property
+    def key_channels(self) -> Tensor | None: ...
 
 
 class Inputs(Protocol):
@@ -334,7 +337,7 @@ class FusedLayers:
 
 def _paged_cache(cache: Cache) -> _PagedCache:
     _, kv_heads, block_size, head_dim = cache.keys.shape
-    scales = (cache.key_scales, cache.value_scales)
+    scales = (cache.key_scales, cache.value_scales, cache.key_channels)
     return _PagedCache(
         cache.keys.data_ptr(),
         cache.values.data_ptr(),

@@ -31,10 +31,10 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "qcode_rms_norm": (None, (*(_POINTER,) * 3, *_MATRIX, _FLOAT, _INT)),
     "qcode_silu_and_mul": (None, (*(_POINTER,) * 3, _LONG, _INT)),
     "qcode_rotary": (None, (*(_POINTER,) * 4, *(_LONG,) * 5, _INT)),
-    "qcode_paged_attention": (None, (*(_POINTER,) * 9, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
+    "qcode_paged_attention": (None, (*(_POINTER,) * 10, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
     "qcode_decoder_layers": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
     "qcode_decoder_sizes": (None, (ctypes.POINTER(_LONG),)),
-    "qcode_write_cache": (None, (*(_POINTER,) * 7, *(_LONG,) * 5, _INT, _INT)),
+    "qcode_write_cache": (None, (*(_POINTER,) * 8, *(_LONG,) * 5, _INT, _INT)),
 }
 
 CACHE_FORMATS: dict[torch.dtype, int] = {
@@ -195,6 +195,7 @@ class KernelLibrary:
         scale: float,
         k_scales: Tensor | None = None,
         v_scales: Tensor | None = None,
+        key_channels: Tensor | None = None,
     ) -> Tensor:
         """float32 q; contiguous caches of a dtype in CACHE_FORMATS with head_dim a multiple of 16,
         and contiguous scales or none."""
@@ -206,8 +207,9 @@ class KernelLibrary:
             q.data_ptr(),
             k_cache.data_ptr(),
             v_cache.data_ptr(),
-            None if k_scales is None else k_scales.data_ptr(),
-            None if v_scales is None else v_scales.data_ptr(),
+            _address(k_scales),
+            _address(v_scales),
+            _address(key_channels),
             tables.data_ptr(),
             starts.data_ptr(),
             lengths.data_ptr(),
@@ -233,6 +235,7 @@ class KernelLibrary:
         v_cache: Tensor,
         k_scales: Tensor | None = None,
         v_scales: Tensor | None = None,
+        key_channels: Tensor | None = None,
     ) -> None:
         """float32 k and v; caches and scales as for `paged_attention`."""
         tokens, kv_heads, head_dim = k.shape
@@ -240,8 +243,9 @@ class KernelLibrary:
         self._c.qcode_write_cache(
             k_cache.data_ptr(),
             v_cache.data_ptr(),
-            None if k_scales is None else k_scales.data_ptr(),
-            None if v_scales is None else v_scales.data_ptr(),
+            _address(k_scales),
+            _address(v_scales),
+            _address(key_channels),
             k.data_ptr(),
             v.data_ptr(),
             slots.data_ptr(),
@@ -270,6 +274,10 @@ class KernelLibrary:
         sizes = (_LONG * 5)()
         self._c.qcode_decoder_sizes(sizes)
         return list(sizes)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _threads() -> int:

@@ -45,6 +45,7 @@ def paged_attention(
     scale: float,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    key_channels: Tensor | None = None,
 ) -> Tensor:
     """Causal attention over cached keys and values -> [N, Hq, D].
 
@@ -53,7 +54,8 @@ def paged_attention(
     query_starts[b] to query_starts[b + 1]; they are the last of its context_lens[b] tokens, whose
     keys and values are already in the cache. Each group of Hq / Hkv query heads shares one
     key head. With scales [num_blocks, Hkv, block_size] float32, as float8 and int8 caches have
-    them, what is cached times its scale is the key or value.
+    them, what is cached times its scale is the key or value; with key_channels [Hkv, D] float32 a
+    key is that times them.
     """
     output = torch.empty_like(q)
     block_size = k_cache.shape[2]
@@ -62,6 +64,8 @@ def paged_attention(
         rows = slice(starts[b], starts[b + 1])
         blocks = block_tables[b, : -(-context_len // block_size)].long()
         keys = _gather(k_cache, k_scales, blocks)[:context_len]
+        if key_channels is not None:
+            keys *= key_channels
         values = _gather(v_cache, v_scales, blocks)[:context_len]
         output[rows] = _causal_attention(q[rows], keys, values, scale).to(q.dtype)
     return output
@@ -75,8 +79,11 @@ def write_cache(
     v_cache: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    key_channels: Tensor | None = None,
 ) -> None:
     """Rows of k, v [N, Hkv, D] to slots [N] int64 of caches as in `paged_attention`."""
+    if key_channels is not None:
+        k = k / key_channels
     _write(k, slots, k_cache, k_scales)
     _write(v, slots, v_cache, v_scales)
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from qcode.engine import kernels
 from qcode.engine.layers.cache import PagedKV
+
+ORDINARY_BIAS = 8.0
+"""As large as what the inputs make of a key's dimension: smaller biases need no care."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ def cached_attention(
         cache.values,
         cache.key_scales,
         cache.value_scales,
+        cache.key_channels,
     )
     return kernels.paged_attention(
         q,
@@ -64,4 +69,20 @@ def cached_attention(
         scale,
         cache.key_scales,
         cache.value_scales,
+        cache.key_channels,
     )
+
+
+def key_channels(bias: Tensor, head_dim: int, rotary_dim: int) -> Tensor:
+    """What int8 keys are to be divided by: [Hkv, D] float32, from their bias [Hkv * D].
+
+    A bias can be a hundred times what the inputs add to it, the same for every key (Qwen2.5). With
+    one step for the whole vector little would be left of the other dimensions. Both dimensions of a
+    rotated pair get one factor, which is then right wherever the key is rotated to; powers of two
+    divide without rounding. (The idea is SmoothQuant's, Xiao et al., 2023.)
+    """
+    size = bias.float().view(-1, head_dim).abs()
+    half = rotary_dim // 2
+    pairs = torch.hypot(size[:, :half], size[:, half:rotary_dim])
+    size = torch.cat((pairs, pairs, size[:, rotary_dim:]), dim=-1)
+    return (size / ORDINARY_BIAS).clamp_min(1.0).log2().round().exp2()

@@ -18,13 +18,15 @@ class PagedKV:
     """Keys and values [num_blocks, Hkv, block_size, D]; a slot is block * block_size + offset.
 
     float8 and int8 values have a float32 scale for each slot and head, [num_blocks, Hkv,
-    block_size]: what is stored times its scale is the key or value.
+    block_size]: what is stored times its scale is the key or value. With `key_channels` [Hkv, D]
+    float32, keys are stored divided by them.
     """
 
     keys: Tensor
     values: Tensor
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    key_channels: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

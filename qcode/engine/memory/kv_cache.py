@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -123,12 +124,14 @@ class KVCache:
         block_size: int,
         kv_dtype: KVDtype,
         device: torch.device,
+        key_channels: Sequence[Tensor | None] = (),
     ) -> None:
-        """Raises `OutOfMemory`."""
+        """`key_channels` are those of the `Network`, used for int8. Raises `OutOfMemory`."""
         shape = (num_blocks, config.num_key_value_heads, block_size, config.head_dim)
         try:
             self.layers: list[PagedKV] = [
-                _layer(shape, kv_dtype, device) for _ in config.attention_layers
+                _layer(shape, kv_dtype, device, channels)
+                for _, channels in zip_longest(config.attention_layers, key_channels)
             ]
         except RuntimeError as error:
             size = num_blocks * block_size * memory_budget.kv_bytes_per_token(config, kv_dtype)
@@ -147,11 +150,21 @@ class KVCache:
                         target[:, : item.num_slots] = source[:, : item.num_slots]
 
 
-def _layer(shape: tuple[int, ...], kv_dtype: KVDtype, device: torch.device) -> PagedKV:
+def _layer(
+    shape: tuple[int, ...], kv_dtype: KVDtype, device: torch.device, key_channels: Tensor | None
+) -> PagedKV:
     def values() -> Tensor:
         return torch.empty(shape, dtype=TORCH_DTYPES[kv_dtype], device=device)
 
     def scales() -> Tensor | None:
         return torch.empty(shape[:3], device=device) if kv_dtype in _SCALED else None
 
-    return PagedKV(keys=values(), values=values(), key_scales=scales(), value_scales=scales())
+    return PagedKV(
+        keys=values(),
+        values=values(),
+        key_scales=scales(),
+        value_scales=scales(),
+        key_channels=key_channels.contiguous()
+        if key_channels is not None and kv_dtype == "int8"
+        else None,
+    )

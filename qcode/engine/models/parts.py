@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qcode.engine.checkpoint.checkpoint import Checkpoint
+from qcode.engine.layers.attention import key_channels
 from qcode.engine.layers.linear import Linear
 from qcode.engine.layers.mlp import GatedMLP
 from qcode.engine.layers.moe import MixtureOfExperts, SharedExpert
@@ -47,6 +48,15 @@ def load_qkv(checkpoint: Checkpoint, name: str) -> Projections:
         if config.attention_bias
         else (),
     )
+
+
+def load_key_channels(checkpoint: Checkpoint, name: str) -> Tensor | None:
+    """What int8 keys of this attention are divided by; see `layers.attention.key_channels`."""
+    config, part = checkpoint.config, f"{name}.k_proj.bias"
+    if not config.attention_bias:
+        return None
+    bias = checkpoint.tensor(part, (config.num_key_value_heads * config.head_dim,))
+    return key_channels(bias, config.head_dim, config.rotary_dim)
 
 
 def load_attention_output(checkpoint: Checkpoint, name: str) -> Linear:

@@ -23,6 +23,7 @@ from qcode.engine.layers.rotary import RotaryEmbedding
 from qcode.engine.models.parts import (
     load_attention_output,
     load_feed_forward,
+    load_key_channels,
     load_lm_head,
     load_norm,
     load_qkv,
@@ -55,6 +56,7 @@ class Qwen3:
             if progress:
                 progress((index + 1) / config.num_layers)
         self.layers = LayerStack(layers)
+        self.key_channels = [layer.self_attn.key_channels for layer in layers]
         self.norm = load_norm(checkpoint, "model.norm", config.hidden_size)
         self.lm_head = load_lm_head(checkpoint, embedding)
 
@@ -111,6 +113,7 @@ class Attention:
         config = checkpoint.config
         self.head_dim = config.head_dim
         self.qkv_proj = load_qkv(checkpoint, name)
+        self.key_channels = load_key_channels(checkpoint, name)
         self.o_proj = load_attention_output(checkpoint, name)
         self.qk_norms: tuple[RMSNorm, RMSNorm] | None = None
         if config.qk_norm:

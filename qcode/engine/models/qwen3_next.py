@@ -32,6 +32,7 @@ from qcode.engine.model_config import LinearAttentionConfig
 from qcode.engine.models.parts import (
     load_attention_output,
     load_feed_forward,
+    load_key_channels,
     load_lm_head,
     load_norm,
     load_qkv,
@@ -64,6 +65,11 @@ class Qwen3Next:
             if progress:
                 progress((index + 1) / config.num_layers)
         self.layers = LayerStack(layers)
+        self.key_channels = [
+            layer.attention.key_channels
+            for layer in layers
+            if isinstance(layer.attention, GatedAttention)
+        ]
         self.norm = _norm(checkpoint, "model.norm", config.hidden_size)
         self.lm_head = load_lm_head(checkpoint, embedding)
 
@@ -129,6 +135,7 @@ class GatedAttention:
     def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         self.head_dim = checkpoint.config.head_dim
         self.qkv_proj = load_qkv(checkpoint, name)
+        self.key_channels = load_key_channels(checkpoint, name)
         self.q_norm = _norm(checkpoint, f"{name}.q_norm", self.head_dim)
         self.k_norm = _norm(checkpoint, f"{name}.k_norm", self.head_dim)
         self.o_proj = load_attention_output(checkpoint, name)

@@ -27,8 +27,9 @@ class Interruption:
         for number in _SIGNALS:
             self._loop.add_signal_handler(number, self._receive, number)
 
-    def cancels(self, cancel_turn: Callable[[], None]) -> None:
-        """From now on there is a turn to cancel; before this, a signal leaves at once."""
+    def cancels(self, cancel_turn: Callable[[], None] | None) -> None:
+        """From now on there is a turn to cancel. Before this, and again with None, a signal leaves
+        at once."""
         self._cancel_turn = cancel_turn
 
     def _receive(self, number: int) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from qcode.protocol.errors import BadInput
+
+READER_WAIT_S = 5.0
+_LOOK_AGAIN_S = 0.02
 
 
 def check_place(file: Path) -> None:
@@ -19,6 +25,21 @@ def check_place(file: Path) -> None:
         raise BadInput(f"{file} is a folder.")
     if not os.access(file if file.exists() else folder, os.W_OK):
         raise BadInput(f"{file} cannot be written.")
+
+
+async def write_answer(file: Path, text: str, *, wait_s: float = READER_WAIT_S) -> None:
+    """As `write_whole`. Where the file is a pipe, its reader may come up to `wait_s` seconds late,
+    and read as slowly as it likes. Raises `OSError`."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            await asyncio.to_thread(write_whole, file, text)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() >= deadline_s:
+                raise
+        else:
+            return
+        await asyncio.sleep(_LOOK_AGAIN_S)  # nothing tells when a pipe gets a reader
 
 
 def write_whole(file: Path, text: str) -> None:

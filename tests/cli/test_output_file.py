@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from qcode.cli.output_file import check_place, write_whole
+from qcode.cli.output_file import check_place, write_answer, write_whole
 from qcode.protocol.errors import BadInput
 
 
@@ -72,3 +73,23 @@ def test_a_pipe_is_written_to_where_somebody_reads_it(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"answer"
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     os.close(reader)
+
+
+@pytest.mark.anyio
+async def test_the_reader_of_a_pipe_may_come_late(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = asyncio.create_task(write_answer(pipe, "answer", wait_s=60))
+    await asyncio.sleep(0)  # it has begun, and nobody reads
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    await writing
+    assert os.read(reader, 100) == b"answer"
+    os.close(reader)
+
+
+@pytest.mark.anyio
+async def test_a_pipe_without_a_reader_is_given_up(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):
+        await write_answer(pipe, "answer", wait_s=0.1)

@@ -278,3 +278,24 @@ def test_a_signal_while_the_answer_file_is_due_keeps_the_earlier_one(qcode: Qcod
     assert process.wait(timeout=20) == 143
     assert kept.read_text() == "of yesterday"
     assert [path.name for path in qcode.project.glob(".answer*")] == []
+
+
+def test_the_reader_of_the_answers_pipe_may_come_after_the_answer(qcode: Qcode) -> None:
+    pipe = qcode.project / "pipe"
+    os.mkfifo(pipe)
+    process = qcode.start("run", "do", f"--model={qcode.script({'text': 'Done.'})}", "-o", "pipe")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Done.\n"
+    assert pipe.read_text() == "Done."
+    assert process.wait(timeout=20) == 0
+
+
+def test_waiting_for_the_reader_of_a_pipe_can_be_interrupted(qcode: Qcode) -> None:
+    os.mkfifo(qcode.project / "pipe")
+    process = qcode.start("run", "do", f"--model={qcode.script({'text': 'Done.'})}", "-o", "pipe")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Done.\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert time.monotonic() - began < MAX_END_S

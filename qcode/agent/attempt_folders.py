@@ -14,10 +14,10 @@ import filecmp
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from qcode.agent.attempt_claims import ClaimedFolder, remove_abandoned
 from qcode.agent.file_changes import FileChange, read_state
 from qcode.protocol.errors import TaskNotDone
 
@@ -28,7 +28,8 @@ _MAX_BYTES = 2 << 30
 
 
 class AttemptFolders:
-    """`base` is the project as it was at the beginning; every attempt is compared with it."""
+    """`base` is the project as it was at the beginning; every attempt is compared with it. What
+    killed processes have left of theirs is taken away first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -37,7 +38,9 @@ class AttemptFolders:
         self._top = self.root if top is None else top
         self._within = self.root.relative_to(self._top)
         self._linked = self._ignored() if self._is_git else ()
-        self._parent = Path(tempfile.mkdtemp(prefix="qcode-attempts-")).resolve()
+        remove_abandoned(_forget_worktree)
+        self._claimed = ClaimedFolder(self._top)
+        self._parent = self._claimed.path
         self._base = self._parent / "base"
         self._folders: list[Path] = []
 
@@ -91,8 +94,8 @@ class AttemptFolders:
         """Takes away every copy, and what git noted of them."""
         if self._is_git:
             for folder in self._folders:
-                _git(self._top, "worktree", "remove", "--force", str(folder), check=False)
-        shutil.rmtree(self._parent, ignore_errors=True)
+                _forget_worktree(self._top, folder)
+        self._claimed.release()
         if self._is_git:
             _git(self._top, "worktree", "prune", check=False)
 
@@ -125,6 +128,10 @@ class AttemptFolders:
         for path in (*self._linked, *_LINKED_OUTSIDE_GIT):
             if (folder / path).is_symlink() and not os.path.lexists(self._base / path):
                 yield path
+
+
+def _forget_worktree(top: Path, folder: Path) -> None:
+    _git(top, "worktree", "remove", "--force", str(folder), check=False)
 
 
 def _git_top(root: Path) -> Path | None:

@@ -70,7 +70,9 @@ def test_a_signal_in_the_middle_of_a_command_leaves_no_process(qcode: Qcode) -> 
     assert not is_running(pid)
 
 
-def test_a_signal_among_several_attempts_leaves_no_copy(qcode: Qcode, tmp_path: Path) -> None:
+def attempts_at_work(qcode: Qcode, tmp_path: Path) -> tuple[subprocess.Popen[str], int, Path]:
+    """A run of two attempts in a repository, the process id of a command that one of them runs,
+    and the folder of the copies. The commands wait for the pipe `gate`."""
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=qcode.project, check=True)
@@ -78,21 +80,50 @@ def test_a_signal_among_several_attempts_leaves_no_copy(qcode: Qcode, tmp_path: 
     copies.mkdir()
     qcode.environment["TMPDIR"] = str(copies)
     pid_file = tmp_path / "pid"
-    command = f"echo $$ > {pid_file}.$$ && mv {pid_file}.$$ {pid_file}; sleep 300"
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = f"echo $$ > {pid_file}.$$ && mv {pid_file}.$$ {pid_file}; cat {gate}; true"
     step = {"calls": [call("run_shell_command", command=command)]}
     flags = (f"--model={qcode.script(step, step)}", "--yolo", "--verify=true", "--best-of=2")
     process = qcode.start("run", "do", *flags)
     pid = wait_for_pid(pid_file)
     assert list(copies.glob("qcode-attempts-*/attempt-2/adding.py"))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    assert not is_running(pid)
+    return process, pid, copies
+
+
+def assert_no_copy(qcode: Qcode, copies: Path) -> None:
     assert list(copies.iterdir()) == []
     listed = subprocess.run(
         ["git", "worktree", "list"], cwd=qcode.project, check=True, capture_output=True, text=True
     )
     assert listed.stdout.count("\n") == 1
     assert (qcode.project / "adding.py").read_text() == BROKEN
+
+
+def test_a_signal_among_several_attempts_leaves_no_copy(qcode: Qcode, tmp_path: Path) -> None:
+    process, pid, copies = attempts_at_work(qcode, tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert not is_running(pid)
+    assert_no_copy(qcode, copies)
+
+
+def test_copies_of_a_killed_process_are_taken_away_by_the_next(
+    qcode: Qcode, tmp_path: Path
+) -> None:
+    """And those of one that still works are left alone."""
+    process, _, copies = attempts_at_work(qcode, tmp_path)
+    answer = {"text": "Done."}
+    model = qcode.script(answer, answer, answer, answer)
+    again = ("run", "do", f"--model={model}", "--verify=true", "--best-of=2")
+    assert qcode.run(*again).returncode == 0
+    assert len(list(copies.glob("qcode-attempts-*/attempt-*/adding.py"))) == 2
+
+    process.kill()
+    process.wait(timeout=20)
+    os.close(os.open(tmp_path / "gate", os.O_WRONLY))  # nobody else ends the commands
+    assert qcode.run(*again).returncode == 0
+    assert_no_copy(qcode, copies)
 
 
 def test_a_signal_before_there_is_a_turn(qcode: Qcode) -> None:

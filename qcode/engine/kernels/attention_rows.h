@@ -236,10 +236,11 @@ class RowWalk {
         locate_span(task_.first_key, 0);
         for (long first = task_.first_key, turn = 0; first < task_.end_key; turn ^= 1) {
             const long next = first + kBlockKeys;
-            if (next < task_.end_key) locate_span(next, turn ^ 1);
+            const long next_turn = next < task_.end_key ? turn ^ 1 : turn;
+            if (next_turn != turn) locate_span(next, next_turn);
             const long count = span_keys(first);
-            weigh(first, count, keys_[turn], keys_[turn ^ 1]);
-            mix(count, values_[turn], values_[turn ^ 1]);
+            weigh(first, count, keys_[turn], keys_[next_turn]);
+            mix(count, values_[turn], values_[next_turn]);
             first = next;
         }
     }

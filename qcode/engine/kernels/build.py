@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def find_compiler() -> str:
 def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
     """Compile every variant into `directory` and return the libraries. Raises BuildFailed.
 
-    The libraries appear whole and all together, or not at all.
+    The libraries appear whole and all together, or not at all. $CXX and $CXXFLAGS count.
     """
     compiler = find_compiler()
     directory.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,8 @@ def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
 
 def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> Path:
     sources = [str(path) for path in sorted(SOURCE_DIRECTORY.glob("*.cpp"))]
-    command = [compiler, *_FLAGS, *flags, *sources, "-o", str(library)]
+    chosen = shlex.split(os.environ.get("CXXFLAGS", ""))
+    command = [compiler, *_FLAGS, *flags, *chosen, *sources, "-o", str(library)]
     error = _run(command)
     if error:
         raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")

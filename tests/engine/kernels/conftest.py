@@ -15,7 +15,10 @@ VARIANTS = ["portable", "avx2", "avx512"]
 
 @pytest.fixture(scope="session")
 def compiled_kernels(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A directory with every variant; workers of one run share it."""
+    """A directory with every variant: that of the package where it is up to date, else a new one
+    that the workers of one run share."""
+    if is_up_to_date(build.SOURCE_DIRECTORY):
+        return build.SOURCE_DIRECTORY
     base = tmp_path_factory.getbasetemp()
     directory = (base if worker_id == "master" else base.parent) / "compiled-kernels"
     directory.mkdir(exist_ok=True)
@@ -28,6 +31,14 @@ def compiled_kernels(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -
         if len(list(directory.glob("*.so"))) < len(build.variants()):
             build.build(directory)
     return directory
+
+
+def is_up_to_date(directory: Path) -> bool:
+    """Whether every variant is there and newer than all it is made from."""
+    sources = [directory / "build.py", *directory.glob("*.cpp"), *directory.glob("*.h")]
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    libraries = [directory / build.library_name(variant) for variant in build.variants()]
+    return all(path.exists() and path.stat().st_mtime_ns > newest for path in libraries)
 
 
 @pytest.fixture(scope="session", params=VARIANTS)

@@ -87,7 +87,7 @@ def _in_new_process(arguments: argparse.Namespace, directory: Path, tasks: list[
     command = [sys.executable, "-m", "benchmarks.prefix_cache", str(arguments.model)]
     command += ["--tokens", str(arguments.tokens), "--threads", str(arguments.threads)]
     command += ["--directory", str(directory), "--tasks", *map(str, tasks)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     record = cast("dict[str, object]", json.loads(output))
     answers = cast("list[dict[str, float]]", record.pop("answers"))
     return Run(

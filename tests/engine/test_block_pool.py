@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qcode.engine.sampling.sampler import ResolvedSampling
 from qcode.engine.scheduling.block_pool import BlockPool, CachedPrefix
+from qcode.engine.scheduling.prefix_digest import ROOT, digest_of
 from qcode.engine.scheduling.sequence import RequestId, Sequence
 
 GREEDY = ResolvedSampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
@@ -139,6 +140,8 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(self.NUM_BLOCKS, BLOCK_SIZE)
         self.live: list[Sequence] = []
+        self.held: list[int] = []
+        """Blocks whose content is read or written beside the sequences."""
         self.written: dict[tuple[int, int], tuple[int, ...]] = {}
 
     @rule(
@@ -199,6 +202,41 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.release(sequence)
         self.pool.release(sequence)
 
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        """As for writing to disk: full blocks of a sequence, which may be released meanwhile."""
+        sequence = data.draw(st.sampled_from(self.live))
+        blocks = sequence.blocks[: len(sequence.digests)]
+        self.pool.hold(blocks)
+        self.held += blocks
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=BLOCK_SIZE, max_size=20))
+    def add(self, tokens: list[int]) -> None:
+        """As from disk: the blocks of a prefix that are not there, as far as there is room."""
+        parent = ROOT
+        for end in range(BLOCK_SIZE, len(tokens) + 1, BLOCK_SIZE):
+            content = tokens[end - BLOCK_SIZE : end]
+            digest = digest_of(parent, content)
+            block = self.pool.block_of(digest)
+            if block is not None:
+                self.pool.hold([block])
+            else:
+                block = self.pool.add(parent, content, digest)
+                if block is None:
+                    return
+                for offset in range(BLOCK_SIZE):
+                    prefix = tuple(tokens[: end - BLOCK_SIZE + offset + 1])
+                    self.written[block, offset] = prefix
+            self.held.append(block)
+            parent = digest
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def drop(self) -> None:
+        self.pool.drop(reversed(self.held))
+        self.held.clear()
+
     @invariant()
     def computed_tokens_are_in_the_cache(self) -> None:
         for sequence in self.live:
@@ -209,6 +247,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def counts_balance(self) -> None:
         held = Counter(block for sequence in self.live for block in sequence.blocks)
+        held.update(self.held)
         for block in range(self.NUM_BLOCKS):
             assert self.pool.reference_count(block) == held[block]
         assert self.pool.num_available == self.NUM_BLOCKS - len(held)

@@ -14,7 +14,7 @@ from qcode.protocol.errors import SettingsError
 if TYPE_CHECKING:
     from qcode.backends.discovery import FoundServer
     from qcode.config.settings import Settings
-    from qcode.engine.options import PrefixCacheOptions
+    from qcode.engine.options import PackedWeightsOptions, PrefixCacheOptions
     from qcode.protocol.backends import Backend
 
 Obtain = Callable[[str], Path]
@@ -110,6 +110,7 @@ def _local_backend(
         kv_dtype=KV_DTYPES[settings.kv_dtype],
         num_threads=settings.threads,
         prefix_cache=_prefix_cache(settings, keep=keep_prefixes),
+        packed_weights=packed_weights(settings),
     )
     return LocalBackend(path, name=name, options=options, tell=tell)
 
@@ -123,6 +124,16 @@ def _prefix_cache(settings: Settings, *, keep: bool) -> PrefixCacheOptions | Non
         return None
     directory = Locations.from_environment(os.environ).prefixes
     return PrefixCacheOptions(directory=directory, max_bytes=max_bytes, read_only=not keep)
+
+
+def packed_weights(settings: Settings) -> PackedWeightsOptions | None:
+    """Where the engine finds packed weights, and of which models it writes them by itself."""
+    from qcode.engine.options import PackedWeightsOptions
+
+    if settings.packed_weights == "off":
+        return None
+    locations = Locations.from_environment(os.environ)
+    return PackedWeightsOptions(directory=locations.packed_weights, managed=locations.models)
 
 
 def _found_servers() -> tuple[FoundServer, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from qcode.assembly.backend import packed_weights
+from qcode.assembly.opening import load_settings
+from qcode.config.options import RunOptions
 from qcode.engine.options import KV_DTYPES, EngineOptions, KVDtypeName
 
 ModelArgument = Annotated[
@@ -27,5 +31,9 @@ def engine_options(
     *, context: int | None, kv_dtype: KVDtypeName, dtype: Dtype, threads: int | None
 ) -> EngineOptions:
     return EngineOptions(
-        context_window=context, kv_dtype=KV_DTYPES[kv_dtype], dtype=dtype, num_threads=threads
+        context_window=context,
+        kv_dtype=KV_DTYPES[kv_dtype],
+        dtype=dtype,
+        num_threads=threads,
+        packed_weights=packed_weights(load_settings(RunOptions(cwd=Path.cwd())).settings),
     )

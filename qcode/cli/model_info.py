@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from qcode.cli.flags import ContextFlag
 from qcode.cli.installed_models import installed_path
 from qcode.cli.model_flags import JsonFlag, ModelArgument
 from qcode.cli.quantities import bytes_text, count_text, window_text
+from qcode.config.locations import Locations
 from qcode.engine.memory.budget import MemoryBudget
 from qcode.engine.memory.context_window import largest_context_window
 from qcode.engine.model_config import ModelConfig
@@ -41,7 +43,12 @@ def info(model: ModelArgument, as_json: JsonFlag = False, context: ContextFlag =
     # Loads torch, so not before the model is known to be there.
     from qcode.cli.model_facts import facts_record, gather_facts
 
-    facts = gather_facts(path, name=model, context_window=context)
+    facts = gather_facts(
+        path,
+        name=model,
+        context_window=context,
+        packed_directory=Locations.from_environment(os.environ).packed_weights,
+    )
     if as_json:
         print(json.dumps(facts_record(facts), indent=1))
         return
@@ -87,6 +94,9 @@ def _lines(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         "on disk",
         bytes_text(facts.num_bytes) + (f" in {num_files} files" if num_files > 1 else ""),
     )
+    if facts.packed:
+        num_bytes = sum(file.stat().st_size for file in facts.packed)
+        yield "packed", f"{bytes_text(num_bytes)} more, in {facts.packed[-1].parent}"
     yield "formats", _formats(facts)
     tokens = "" if facts.num_tokens is None else f", {facts.num_tokens:,} of them used"
     yield "vocabulary", f"{config.vocab_size:,} tokens{tokens}"

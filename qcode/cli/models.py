@@ -24,6 +24,7 @@ from qcode.cli.installed_models import user_store
 from qcode.cli.model_bench import bench
 from qcode.cli.model_cache import command as cache
 from qcode.cli.model_info import info
+from qcode.cli.model_optimize import optimize, pack_after_pull
 from qcode.cli.model_quantize import format_list, quantize
 from qcode.cli.model_run import run
 from qcode.cli.model_score import score
@@ -36,6 +37,7 @@ from qcode.engine.store.model_catalogue import (
     catalogue_entry,
 )
 from qcode.engine.store.model_store import InstalledModel, ModelStore, PullProgress, model_record
+from qcode.engine.store.packed_names import packed_beside
 from qcode.protocol.errors import ModelStoreError
 
 command = typer.Typer(
@@ -66,7 +68,9 @@ def pull_with_progress(
         if warning := _warning(entry):
             console.print(warning)
     if not console.is_terminal:
-        return store.pull(name, _PlainProgress(console).report)
+        model = store.pull(name, _PlainProgress(console).report)
+        pack_after_pull(model)
+        return model
     columns = (
         TextColumn("  "),
         BarColumn(bar_width=30),
@@ -85,6 +89,7 @@ def pull_with_progress(
                 progress.update(task, completed=step.done_bytes, total=step.total_bytes)
 
         model = store.pull(name, report)
+    pack_after_pull(model)
     console.print(f"  {model.name} is ready: {model.path}", highlight=False, soft_wrap=True)
     return model
 
@@ -114,7 +119,11 @@ def list_models(
     """Show installed models, and those known by name."""
     installed = {model.name: model for model in user_store().installed()}
     if as_json:
-        print(json.dumps([model_record(model) for model in installed.values()], indent=1))
+        records = [
+            model_record(model) | {"packed_bytes": _packed_bytes(model)}
+            for model in installed.values()
+        ]
+        print(json.dumps(records, indent=1))
         return
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "SIZE", "STATE", "ABOUT"):
@@ -122,10 +131,11 @@ def list_models(
             title, no_wrap=title != "ABOUT", justify="right" if title == "SIZE" else "left"
         )
     for entry in CATALOGUE:
-        state = "installed" if installed.pop(entry.name, None) else _fit(entry)
+        model = installed.pop(entry.name, None)
+        state = _state(model) if model else _fit(entry)
         table.add_row(entry.name, bytes_text(entry.size_bytes), state, entry.title)
     for model in installed.values():
-        table.add_row(model.name, bytes_text(model.size_bytes), "installed", str(model.path))
+        table.add_row(model.name, bytes_text(model.size_bytes), _state(model), str(model.path))
     Console().print(table)
 
 
@@ -150,14 +160,24 @@ command.command("run")(run)
 command.command("score")(score)
 command.add_typer(cache, name="cache")
 command.command("bench")(bench)
+command.command("optimize")(optimize)
 command.command("quantize", epilog=format_list())(quantize)
 
 
 @command.command()
 def rm(name: Annotated[str, typer.Argument(help="An installed model.")]) -> None:
     """Delete an installed model."""
-    model = user_store().remove(name)
-    print(f"Removed {model.name} ({bytes_text(model.size_bytes)}).")
+    store = user_store()
+    packed = _packed_bytes(store.find(name))
+    model = store.remove(name)
+    print(f"Removed {model.name} ({bytes_text(model.size_bytes + packed)}).")
+
+
+def _packed_bytes(model: InstalledModel | None) -> int:
+    """Of files beside the model, which go with it."""
+    if model is None or model.path.is_dir():
+        return 0
+    return sum(file.stat().st_size for file in packed_beside(model.path))
 
 
 def _warning(entry: CatalogueEntry) -> str:
@@ -169,6 +189,11 @@ def _warning(entry: CatalogueEntry) -> str:
         f"  warning: it needs about {bytes_text(entry.memory_bytes)} of memory;"
         f" this machine has {bytes_text(memory)}"
     )
+
+
+def _state(model: InstalledModel) -> str:
+    packed = _packed_bytes(model)
+    return f"installed, and {bytes_text(packed)} packed" if packed else "installed"
 
 
 def _fit(entry: CatalogueEntry) -> str:

@@ -70,6 +70,11 @@ class Locations:
         return self.cache / "prefixes"
 
     @property
+    def packed_weights(self) -> Path:
+        """Weights as the kernels multiply them, of models that are not ours."""
+        return self.cache / "packed"
+
+    @property
     def patches(self) -> Path:
         """Changes that passed but could not be put in place."""
         return self.state / "patches"

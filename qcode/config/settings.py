@@ -86,6 +86,11 @@ class Settings(BaseModel):
         description="How much the bundled engine keeps on disk of what it has read, so that the "
         "same beginning is not read again by the next run: a size, or off.",
     )
+    packed_weights: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether the bundled engine maps weights from files that `qcode model pull` "
+        "and `optimize` write, about as large as the model, so that it starts at once: auto, off.",
+    )
     approval_mode: Mode = Field(
         default=Mode.DEFAULT,
         description="How much may run unasked: plan, default, auto-edit, yolo.",

@@ -32,6 +32,7 @@ from qcode.engine.quantization.weight_format import Weight
 from qcode.protocol.errors import ModelStoreError
 
 SUFFIX = ".writing"
+"""Added to the name of a file while it is written."""
 MARGIN_BYTES = 512 << 20
 """Left free on the disk."""
 CHUNK_BYTES = 64 << 20

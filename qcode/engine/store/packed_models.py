@@ -17,15 +17,14 @@ from pathlib import Path
 
 from qcode.engine.checkpoint.packed_file import PackedFile, layout_of
 from qcode.engine.checkpoint.packed_writer import Matrices, write_packed
-from qcode.engine.checkpoint.split_names import split_part_names
 from qcode.engine.kernels.library import KernelLibrary
 from qcode.engine.memory.prefix_fingerprint import weights_digest
 from qcode.engine.options import PackedWeightsOptions
+from qcode.engine.store.packed_names import own_path, packed_beside, packed_in, packed_name
 from qcode.protocol.errors import CheckpointError, ModelStoreError
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".packed"
 BACKGROUND_NICENESS = 10
 _KEY_DIGITS = 16
 
@@ -64,19 +63,17 @@ def packed_place(
     model: Path, library: KernelLibrary, options: PackedWeightsOptions
 ) -> PackedPlace | None:
     """`model` is a GGUF file, or the first part of a split one; None if it cannot be read."""
-    if not split_part_names(model.name):
-        model = model.resolve()
+    model = own_path(model)
     try:
         source = weights_digest(model)
     except OSError:
         return None
     layout = layout_of(library)
-    name = f"{model.name}.{layout}{SUFFIX}"
-    key = source.hex()[:_KEY_DIGITS]
+    name = packed_name(model, layout)
     managed = options.managed
     return PackedPlace(
         beside=model.with_name(name),
-        elsewhere=options.directory / f"{key}-{name}" if options.directory else None,
+        elsewhere=options.directory / f"{_key(source)}-{name}" if options.directory else None,
         layout=layout,
         source=source,
         is_managed=managed is not None and model.is_relative_to(managed.resolve()),
@@ -138,24 +135,14 @@ def write_in_background(
     return thread
 
 
-def packed_files(model: Path, directory: Path | None) -> list[Path]:
-    """All files of packed weights of a model, for any machine: those beside it and those that the
-    directory has for it as it is now."""
-    if not split_part_names(model.name):
-        model = model.resolve()
-    found = _whole(model.parent, f"{model.name}.")
-    if directory is not None and directory.is_dir():
-        try:
-            key = weights_digest(model).hex()[:_KEY_DIGITS]
-        except OSError:
-            return found
-        found += _whole(directory, f"{key}-{model.name}.")
+def packed_files(model: Path, directory: Path) -> list[Path]:
+    """All files of packed weights of a model: those beside it, and those that the directory has
+    for it as it is now."""
+    found = packed_beside(model)
+    with suppress(OSError):
+        found += packed_in(directory, f"{_key(weights_digest(own_path(model)))}-")
     return found
 
 
-def _whole(folder: Path, beginning: str) -> list[Path]:
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [path for path in paths if path.name.startswith(beginning) and path.suffix == SUFFIX]
+def _key(source: bytes) -> str:
+    return source.hex()[:_KEY_DIGITS]

@@ -79,6 +79,17 @@ def test_a_module_loads_no_more_than_it_must(module: str, allowed: set[str]) -> 
     assert modules_after(f"import {module}") & HEAVY <= allowed
 
 
+def test_the_stand_in_for_the_search_for_plugins_has_all_that_the_search_has() -> None:
+    loaded = modules_after(
+        "from qcode.__main__ import _leave_out_plugins as leave_out; leave_out()\n"
+        "import pydantic.main\n"
+        "assert 'importlib.metadata' not in sys.modules\n"
+        "from pydantic.plugin._loader import PYDANTIC_ENTRY_POINT_GROUP as group\n"
+        "assert group == 'pydantic'"
+    )
+    assert "pydantic" in loaded
+
+
 def test_leaving_out_a_part_of_httpx_leaves_nothing_behind() -> None:
     loaded = modules_after("import qcode.backends.proxied_transport, httpx; httpx.Client().close()")
     assert "httpx" in loaded

@@ -30,6 +30,25 @@ NUM_READS = 12
 MAX_REQUEST_BYTES = 14_000  # 4,000 tokens, at 3.5 bytes each
 FOR_PEOPLE = {"rich", "prompt_toolkit", "pygments", "markdown_it"}
 FOR_PROXIES = {"httpx", "httpcore", "h11", "anyio"}
+NOT_BEFORE_THE_REQUEST = {
+    *FOR_PROXIES,
+    *{"certifi", "email", "http.client", "importlib.metadata", "urllib.request"},
+    *{"jinja2", "json_repair", "jsonschema", "tree_sitter_python", "yaml"},
+    "qcode.agent.attempt_folders",
+    "qcode.agent.best_of",
+    "qcode.agent.project_tests",
+    "qcode.agent.repair.choice",
+    "qcode.agent.repair.repair",
+    "qcode.agent.replay",
+    "qcode.backends.discovery",
+    "qcode.backends.endpoint_probes",
+    "qcode.backends.local",
+    "qcode.backends.proxied_transport",
+    "qcode.cli.doctor",
+    "qcode.cli.models",
+    "qcode.engine.engine",
+    "qcode.frontends.repl.app",
+}
 FOR_THE_ENGINE = {"torch", "numpy", "safetensors", "llguidance", "tiktoken"}
 
 
@@ -129,6 +148,26 @@ def test_a_remote_run_loads_neither_the_engine_nor_what_draws_for_people(tmp_pat
     names = set(loaded.read_text().split())
     assert {"qcode", "pydantic"} <= names
     assert names & (FOR_PEOPLE | FOR_THE_ENGINE | FOR_PROXIES) == set()
+
+
+def test_what_the_first_request_does_not_need_is_not_loaded_before_it(tmp_path: Path) -> None:
+    """The command notes what it has loaded whenever it opens a connection, the last of which is
+    that of the request."""
+    loaded = tmp_path / "loaded"
+    program = (
+        "import sys\n"
+        "from qcode.__main__ import main\n"
+        "def tell(event, _):\n"
+        "    if event == 'socket.connect':\n"
+        "        names = {name for name, module in sys.modules.items() if module}\n"
+        f"        open({str(loaded)!r}, 'w').write(' '.join(names))\n"
+        "sys.addaudithook(tell)\n"
+        "main()\n"
+    )
+    measure(repair(), command=[sys.executable, "-c", program])
+    names = set(loaded.read_text().split())
+    assert "qcode.agent.agent" in names
+    assert names & NOT_BEFORE_THE_REQUEST == set()
 
 
 def test_memory_is_that_of_the_whole_tree() -> None:

@@ -286,6 +286,24 @@ def test_a_cache_with_little_room_still_serves(machine: Machine) -> None:
     assert result.ids == fresh.ids
 
 
+def test_what_another_process_removed_is_written_again(machine: Machine) -> None:
+    machine.ask(PROMPT)
+    engine = machine.start()
+    assert cached(run(engine, engine.submit(PROMPT, LOGPROBS))[0]) == 1088
+    longer = [*PROMPT, *prompt_of(600, seed=6)]
+    for path in machine.segments:
+        path.unlink()
+    # Written in the background, and only then seen to hang in the air: so this takes some turns.
+    for _ in range(200):
+        run(engine, engine.submit(longer, LOGPROBS))
+        known = machine.start(read_only=True)
+        if cached(run(known, known.submit(longer, LOGPROBS))[0]) >= 1696:
+            break
+    else:
+        pytest.fail("the beginning was never written again")
+    engine.close()
+
+
 def test_a_reset_in_the_middle_of_writing_writes_nothing_wrong(machine: Machine) -> None:
     engine = machine.start()
     run(engine, engine.submit(PROMPT, LOGPROBS))

@@ -5,7 +5,8 @@ whatever else the machine does disturbs both: trust the ratio more than the figu
 that is busy with other work, `--threads 1 --clock cpu` counts only our own time. Without
 llama-cpp-python only our engine is measured. The sections:
 
-load     a new process until the model is ready, and until a first token
+load     a new process until the model is ready, and until a first token; where `qcode model
+         optimize --beside` has written our file of packed weights, with it and without
 prefill  random prompts of 512 and 2048 tokens
 decode   one token at a time after 16 and 2048 tokens, without speculation
 long     decode after 8192 tokens, once
@@ -28,9 +29,12 @@ from benchmarks.cpu.report import LEGEND, table
 from benchmarks.cpu.subjects import CLOCKS, SUBJECTS
 from benchmarks.cpu.worker import WorkerOptions
 from qcode.engine.checkpoint.open import open_checkpoint
+from qcode.engine.kernels.library import installed
 from qcode.engine.measurement import ANSWER_TOKENS, NUM_PLAIN_IDS
 from qcode.engine.memory.available import available_bytes
 from qcode.engine.models.loading import load_tokenizer
+from qcode.engine.options import PackedWeightsOptions
+from qcode.engine.store.packed_models import packed_place
 
 COPIES_IN_MEMORY = 2.7
 """Of the file, with both engines running: one mapped, what each repacked, keys and values."""
@@ -53,7 +57,7 @@ def main() -> None:
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if "load" in sections:
-        run.load()
+        run.load(packed_file=_has_packed_file(arguments.model))
     if lengths := lengths_of(sections):
         run.prompts(lengths, arguments.rounds)
     if "long" in sections:
@@ -66,6 +70,13 @@ def main() -> None:
     )
     print(table(run.rows, names))
     print(f"\n{LEGEND}")
+
+
+def _has_packed_file(model: Path) -> bool:
+    """Whether there is a file of packed weights that our engine would load."""
+    library = installed()
+    place = packed_place(model, library, PackedWeightsOptions()) if library else None
+    return place is not None and place.open()[0] is not None
 
 
 def _parser() -> argparse.ArgumentParser:

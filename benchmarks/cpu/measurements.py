@@ -65,18 +65,32 @@ class Run:
     def rows(self) -> list[Row]:
         return list(self._rows.values())
 
-    def load(self) -> None:
-        """From a new process to an engine that is ready, and on to a first token."""
+    def load(self, *, packed_file: bool) -> None:
+        """From a new process to an engine that is ready, and on to a first token; ours once more
+        without the file of packed weights, where there is one."""
         for number in range(self._rounds):
             for name in self._names:
                 self._progress(f"loading, round {number + 1} of {self._rounds}: {name}")
-                with Worker(name, self._options, context_window=LONG_LENGTH) as worker:
-                    first_token_s = worker.first_token_s(
-                        next(random_prompts(SHORT_PROMPT, self._num_ids))
-                    )
-                    worker.close()
-                self._add("load, s", name, worker.load_s)
-                self._add("process start to first token, s", name, first_token_s)
+                self._one_load("", name)
+                if packed_file:
+                    if name == "qcode":
+                        self._one_load(" without its packed file", name, uses_packed_file=False)
+                    else:
+                        self._copy("load, s", "load without its packed file, s", name)
+
+    def _one_load(self, how: str, name: str, *, uses_packed_file: bool = True) -> None:
+        with Worker(
+            name,
+            self._options,
+            context_window=LONG_LENGTH,
+            uses_packed_file=uses_packed_file,
+        ) as worker:
+            prompt = next(random_prompts(SHORT_PROMPT, self._num_ids))
+            first_token_s = worker.first_token_s(prompt)
+            worker.close()
+        self._add(f"load{how}, s", name, worker.load_s)
+        if uses_packed_file:
+            self._add("process start to first token, s", name, first_token_s)
 
     def prompts(self, lengths: dict[int, int], rounds: int) -> None:
         """Random prompts of some lengths, each with an answer of so many tokens."""
@@ -100,11 +114,10 @@ class Run:
 
     def _one_session(self, title: str, name: str, session: AgentSession, folder: Path) -> None:
         total, first = f"agent session, {title}, s", f"its first token, {title}, s"
-        cold = self._rows.get("agent session, cold, s")
-        if title != "cold" and name != "qcode" and cold is not None:
+        if title != "cold" and name != "qcode":
             # It keeps nothing across processes, so this is the same work again.
-            self._add(total, name, *cold.samples[name])
-            self._add(first, name, *self._rows["its first token, cold, s"].samples[name])
+            self._copy("agent session, cold, s", total, name)
+            self._copy("its first token, cold, s", first, name)
             return
         folder.mkdir(exist_ok=True)
         start = partial(
@@ -158,6 +171,10 @@ class Run:
     def _add_memory(self, where: str, name: str, memory: Memory) -> None:
         self._add(f"peak memory{where and ' '}{where}, MiB", name, memory.peak_mib)
         self._add(f"allocated memory{where and ' '}{where}, MiB", name, memory.anonymous_mib)
+
+    def _copy(self, source: str, target: str, name: str) -> None:
+        """The last sample of one row, in another too."""
+        self._add(target, name, self._rows[source].samples[name][-1])
 
     def _add(self, title: str, name: str, *values: float) -> None:
         row = self._rows.setdefault(

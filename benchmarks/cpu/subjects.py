@@ -18,13 +18,15 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 class Setup:
     """`prefix_folder` makes it a session, as its users get it: what was computed for the beginning
     of a prompt is used again, and kept in that folder where an engine can. Without it every
-    prompt is computed anew and every token decoded by itself."""
+    prompt is computed anew and every token decoded by itself. Without `uses_packed_file` our
+    engine packs the weights anew though there may be a file of them beside the model."""
 
     model: Path
     threads: int
     clock: Clock
     context_window: int
     prefix_folder: Path | None = None
+    uses_packed_file: bool = True
 
 
 class Subject(Protocol):
@@ -55,6 +57,8 @@ class Qcode:
         else:
             cache = PrefixCacheOptions(directory=folder, max_bytes=PREFIX_CACHE_BYTES)
             options = replace(options, prefix_cache=cache)
+        if not setup.uses_packed_file:
+            options = replace(options, packed_weights=None)
         self._clock = setup.clock
         self._engine = Engine.load(setup.model, options)
 

@@ -45,6 +45,7 @@ class Worker:
         *,
         context_window: int,
         prefix_folder: Path | None = None,
+        uses_packed_file: bool = True,
     ) -> None:
         self.name = name
         request = {
@@ -54,6 +55,7 @@ class Worker:
             "clock": options.clock,
             "context_window": context_window,
             "prefix_folder": None if prefix_folder is None else str(prefix_folder),
+            "uses_packed_file": uses_packed_file,
         }
         self.started_s = time.perf_counter()
         self._process = subprocess.Popen(
@@ -115,6 +117,7 @@ def serve(request: dict[str, Any]) -> None:
         clock=clock,
         context_window=request["context_window"],
         prefix_folder=None if folder is None else Path(folder),
+        uses_packed_file=request["uses_packed_file"],
     )
     began = clock()
     subject = SUBJECTS[request["name"]](setup)

@@ -17,17 +17,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qcode.agent.answer import HARNESS
+from qcode.agent.profile import EDIT_TOOL
+from qcode.agent.repair.tried_files import TriedFiles
 from qcode.agent.session import (
+    DraftEntry,
     Entry,
     MessageEntry,
     RequestEntry,
     Session,
+    TrialEndedEntry,
     conversation_digest,
 )
 from qcode.agent.turn import TurnContext, TurnOutcome
 from qcode.protocol.backends import ChatRequest, ModelInfo
 from qcode.protocol.chunks import Chunk
 from qcode.protocol.errors import SessionError
+from qcode.protocol.events import Notice
 from qcode.protocol.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 from qcode.protocol.tools import ToolSpec
 
@@ -67,15 +72,21 @@ class Replayed:
     num_answers: int = 0
     num_results: int = 0
     num_requests: int = 0
+    num_drafts: int = 0
     difference: Difference | None = None
 
     def report(self) -> str:
         if self.difference is not None:
             return self.difference.report()
         if not self.num_requests + self.num_answers + self.num_results:
+            if self.num_drafts:
+                return (
+                    f"Nothing to compare: qcode led this session itself. Its {self.num_drafts} "
+                    "answers are asked for again with --model, its tests run again with --live."
+                )
             return (
                 "Nothing to compare: the session records no requests. "
-                "Turns that qcode led itself, and attempts of --best-of, leave only their outcome."
+                "Attempts of --best-of leave only their outcome."
             )
         return (
             f"The same: {self.num_requests} requests, {self.num_answers} answers and "
@@ -111,6 +122,7 @@ class Replay:
     done: Replayed = field(default_factory=Replayed)
     _request: ChatRequest | None = None
     _step: int = 0
+    _files: TriedFiles | None = None
 
     async def run(self, prompt: str, turn: TurnContext) -> TurnOutcome:
         branch = Session(session_id="record", entries=self.record).branch()
@@ -124,6 +136,10 @@ class Replay:
                     system = system if entry.system is None else entry.system
                     tools = tools if entry.tools is None else entry.tools
                     self._check_request(entry, system, tools, turn)
+                case DraftEntry():
+                    await self._check_draft(entry, turn)
+                case TrialEndedEntry():
+                    self._end_trial(entry, turn)
                 case MessageEntry(message=AssistantMessage() as message):
                     await self._check_answer(message, turn)
                     turn.session.append(entry)
@@ -138,7 +154,7 @@ class Replay:
         return (
             self.until is not None
             and self._step >= self.until
-            and isinstance(entry, RequestEntry | MessageEntry)
+            and isinstance(entry, RequestEntry | DraftEntry | MessageEntry)
             and not (isinstance(entry, MessageEntry) and isinstance(entry.message, ToolMessage))
         )
 
@@ -170,13 +186,47 @@ class Replay:
         if recorded != now:
             self._differs("the model's answer", recorded, now, turn)
 
+    async def _check_draft(self, entry: DraftEntry, turn: TurnContext) -> None:
+        """What the program asked for while it led."""
+        self._step += 1
+        self.done.num_drafts += 1
+        if not self.ask:
+            return
+        answer = (await turn.stream(entry.request, show=False)).message
+        self.done.num_answers += 1
+        if answer.text != entry.text:
+            self._differs("an answer to the program itself", entry.text, answer.text, turn)
+
+    def _end_trial(self, entry: TrialEndedEntry, turn: TurnContext) -> None:
+        if self.live and entry.kept:
+            self._tried(turn).keep()
+        elif self.live:
+            self._tried(turn).restore()
+
+    def _tried(self, turn: TurnContext) -> TriedFiles:
+        """The files of this replay that the recorded calls of the program change."""
+        if self._files is None:
+            self._files = TriedFiles(lambda text: turn.emit(Notice(text=text, level="warning")))
+        return self._files
+
+    async def _run_calls(self, message: AssistantMessage, turn: TurnContext) -> None:
+        """A change that the program tried can be taken back later."""
+        paths = [path for call in message.tool_calls if (path := _edited(call)) is not None]
+        if message.model != HARNESS or not all(path.is_file() for path in paths):
+            paths = []
+        for path in paths:
+            await self._tried(turn).begin(path)
+        await turn.run_calls(message)
+        for path in paths:
+            self._tried(turn).end(path)
+
     async def _check_results(
         self, message: AssistantMessage, recorded: dict[str, ToolMessage], turn: TurnContext
     ) -> None:
         if not self.live or not message.tool_calls or self.done.difference is not None:
             return
         before = len(turn.session.conversation())
-        await turn.run_calls(self._here(message))
+        await self._run_calls(self._here(message), turn)
         for fresh in turn.session.conversation()[before - len(message.tool_calls) :]:
             if not isinstance(fresh, ToolMessage) or fresh.call_id not in recorded:
                 continue
@@ -213,6 +263,17 @@ class Replay:
             now=now,
             context=_context(turn.session),
         )
+
+
+def _edited(call: ToolCall) -> Path | None:
+    """The file that a call of `edit` changes."""
+    if call.name != EDIT_TOOL:
+        return None
+    try:
+        path = json.loads(call.arguments).get("file_path")
+    except (ValueError, AttributeError):
+        return None
+    return Path(path) if isinstance(path, str) else None
 
 
 def _results(branch: Sequence[Entry]) -> dict[str, ToolMessage]:

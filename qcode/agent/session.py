@@ -97,7 +97,39 @@ class RequestEntry:
     type: Literal["request"] = "request"
 
 
-Entry = MessageEntry | CompactionEntry | OutputsDroppedEntry | DecisionEntry | RequestEntry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftEntry:
+    """An answer that the program asked for while it led a turn, and read itself: it is no part of
+    the conversation. `request` is the whole of what was asked."""
+
+    id: str
+    parent_id: str | None
+    model: str
+    request: ChatRequest
+    text: str
+    type: Literal["draft"] = "draft"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEndedEntry:
+    """The program kept what its own calls have changed since the last trial ended, or put the
+    files back."""
+
+    id: str
+    parent_id: str | None
+    kept: bool
+    type: Literal["trial_ended"] = "trial_ended"
+
+
+Entry = (
+    MessageEntry
+    | CompactionEntry
+    | OutputsDroppedEntry
+    | DecisionEntry
+    | RequestEntry
+    | DraftEntry
+    | TrialEndedEntry
+)
 
 
 class EntryLog(Protocol):
@@ -178,6 +210,16 @@ class Session:
                 basis=self._prompt[1] if system == self._prompt[0] else "",
             )
         )
+
+    def add_draft(self, request: ChatRequest, model: str, text: str) -> None:
+        self.append(
+            DraftEntry(
+                id=new_entry_id(), parent_id=self._head, model=model, request=request, text=text
+            )
+        )
+
+    def end_trial(self, *, kept: bool) -> None:
+        self.append(TrialEndedEntry(id=new_entry_id(), parent_id=self._head, kept=kept))
 
     def sync(self) -> None:
         """Returns when everything appended so far survives a crash."""

@@ -163,6 +163,13 @@ class TurnContext:
                     return Completed(message=partial.message("error"))
         raise InvalidResponse("The model's answer broke off without an end.")
 
+    async def draft(self, request: ChatRequest) -> Completed:
+        """An answer for the program itself to read: shown as a draft, and recorded as one. Raises
+        as `stream` does."""
+        completed = await self.stream(request, show=False)
+        self.session.add_draft(request, self.backend.model.name, completed.message.text)
+        return completed
+
     def _repeatable(self, request: ChatRequest) -> ChatRequest:
         """With the bundled engine every answer can be had again: it gets a seed that is known."""
         if not self.backend.model.local or request.sampling.seed is not None:

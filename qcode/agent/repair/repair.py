@@ -205,7 +205,7 @@ class _Repair:
         async def ask(request: ChatRequest) -> Completed:
             try:
                 async with asyncio.timeout(clock.remaining_s()) as limit:
-                    completed = await self._turn.stream(request, show=False)
+                    completed = await self._turn.draft(request)
             except TimeoutError:
                 if limit.expired():
                     raise BudgetSpent from None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import os
 import secrets
 import time
-from dataclasses import replace
-from pathlib import Path
 
 from qcode.agent.answer import HARNESS
 from qcode.agent.permission_gate import DENIED
 from qcode.agent.repair.answers import Proposal
 from qcode.agent.repair.project_files import ProjectFiles
+from qcode.agent.repair.tried_files import TriedFiles
 from qcode.agent.turn import TurnContext
 from qcode.agent.turn_work import SHELL_TOOL
 from qcode.protocol.errors import TaskNotDone
@@ -37,17 +34,9 @@ class CommandRun:
         return self.exit_code == 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Original:
-    """A file before a change; `changed` is what the change made of it, None while that runs."""
-
-    data: bytes
-    mtime_ns: int
-    changed: bytes | None = None
-
-
 class Trial:
-    """What was changed since the last `keep` can be put back at any moment, without awaiting."""
+    """What was changed since the last `keep` can be put back at any moment, without awaiting. The
+    session is told of it, so that it can be run again."""
 
     def __init__(
         self, turn: TurnContext, project: ProjectFiles, *, typed_command: str | None = None
@@ -57,8 +46,7 @@ class Trial:
         self._turn = turn
         self._project = project
         self._typed_command = typed_command
-        self._originals: dict[Path, _Original] = {}
-        self._changed_at = 0
+        self._files = TriedFiles(lambda text: turn.emit(Notice(text=text, level="warning")))
 
     async def run(self, command: str, *, timeout_s: float) -> CommandRun:
         """Raises `TaskNotDone` where the command was not allowed."""
@@ -84,16 +72,13 @@ class Trial:
     async def apply(self, proposal: Proposal) -> None:
         """Changes one file. Raises `TaskNotDone` where the change was not allowed."""
         path = self._project.root / proposal.path
-        await self._new_second()
         await self._call("read_file", {"file_path": str(path)})
-        original = _Original(data=path.read_bytes(), mtime_ns=path.stat().st_mtime_ns)
-        original = self._originals.setdefault(path, original)
+        await self._files.begin(path)
         result = await self._call(
             "edit",
             {"file_path": str(path), "old_string": proposal.old, "new_string": proposal.new},
         )
-        self._changed_at = int(time.time())
-        self._originals[path] = replace(original, changed=path.read_bytes())
+        self._files.end(path)
         if result.is_error:
             allow = "Allow the edit when asked, or with --approval-mode auto-edit or --yolo."
             raise TaskNotDone(
@@ -102,22 +87,14 @@ class Trial:
             )
 
     def restore(self) -> None:
-        """Puts every changed file back, byte for byte and with its time of change, so that caches
-        keyed on it (Python's bytecode) stay right. A file that somebody else wrote to meanwhile
-        is theirs: it stays, and a notice says so."""
-        for path, original in self._originals.items():
-            current = path.read_bytes() if path.exists() else original.changed
-            if original.changed is not None and current not in (original.changed, original.data):
-                text = f"{path.name} was changed from outside; it may still hold a tried change."
-                self._turn.emit(Notice(text=text, level="warning"))
-            elif current != original.data:
-                path.write_bytes(original.data)
-                os.utime(path, ns=(original.mtime_ns, original.mtime_ns))
-        self._originals.clear()
+        """Puts back what was changed since the last `keep`."""
+        if self._files.restore():
+            self._turn.session.end_trial(kept=False)
 
     def keep(self) -> None:
         """What was changed so far stays."""
-        self._originals.clear()
+        if self._files.keep():
+            self._turn.session.end_trial(kept=True)
 
     def _is_typed(self, command: str) -> bool:
         """The selection of a test comes from the test's output, so it must not lead elsewhere."""
@@ -127,13 +104,6 @@ class Trial:
         selection = command.removeprefix(typed)
         outside = ".." in selection or selection.startswith((" /", " '/", " ~"))
         return not selection or (selection.startswith(" ") and not outside)
-
-    async def _new_second(self) -> None:
-        """Bytecode caches compare times in whole seconds and sizes: two versions of a file of the
-        same size must not be written within one."""
-        now = time.time()
-        if int(now) == self._changed_at:
-            await asyncio.sleep(self._changed_at + 1 - now)
 
     async def _call(
         self, name: str, arguments: dict[str, object], *, user_typed: bool = False

@@ -15,7 +15,9 @@ from qcode.agent.permissions import PermissionPolicy
 from qcode.agent.repair.choice import repair_strategy
 from qcode.agent.repair.goal import find_goal
 from qcode.agent.repair.repair import RepairBudget
-from qcode.agent.session import Session
+from qcode.agent.replay import Replay, Replayed
+from qcode.agent.session import DraftEntry, Session, TrialEndedEntry
+from qcode.agent.session_store import SessionStore, read_records
 from qcode.agent.turn import TurnStrategy
 from qcode.agent.verification import VerifyCommand
 from qcode.protocol.backends import ChatRequest, ModelInfo
@@ -128,6 +130,7 @@ def agent_for(
     allows: Callable[[PermissionRequest], bool] = lambda request: True,
     verify: str | None = None,
     budget: RepairBudget | None = None,
+    session: Session | None = None,
 ) -> Agent:
     workspace, records = LocalWorkspace(root), FileRecords()
     return Agent(
@@ -139,7 +142,7 @@ def agent_for(
         ],
         policy=PermissionPolicy(mode=Mode.DEFAULT, workspace_root=root),
         approver=Person(allows),
-        session=Session(session_id="test"),
+        session=session or Session(session_id="test"),
         system_prompt="",
         verify=VerifyCommand(command=verify, max_attempts=1) if verify else None,
         strategy_for=lambda prompt: strategy(prompt, model.model, root, verify, budget),
@@ -465,3 +468,76 @@ async def test_a_change_is_taken_back_where_its_code_still_fails_another_test(
     assert finished.reason == "failed"
     assert (project / "cart.py").read_text() == CART
     assert "The files are as they were." in finished.text
+
+
+def later(
+    project: Path, root: Path, agent: Agent, model: Model, **how: bool
+) -> tuple[Agent, Replay]:
+    """What runs the session of `agent` again, on a project as it was in the beginning."""
+    root.mkdir()
+    (root / "cart.py").write_text(CART)
+    (root / "test_cart.py").write_text(TESTS)
+    replay = Replay(record=agent.session.entries, moved=(project, root), **how)
+    return agent_for(root, model), replay
+
+
+async def run_again(agent: Agent, replay: Replay) -> Replayed:
+    *_, finished = [event async for event in agent.play(replay)]
+    assert isinstance(finished, TurnFinished)
+    assert finished.reason == "completed", finished.error
+    return replay.done
+
+
+async def test_a_repair_can_be_run_again(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its answers are asked for again, and its changes tried again and taken back as they were."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    agent = agent_for(project, Model(COPY, WRONG, FIX))
+    _, finished = await play(agent)
+    assert finished.reason == "completed"
+
+    same = await run_again(
+        *later(project, elsewhere / "ask", agent, Model(COPY, WRONG, FIX), ask=True)
+    )
+    assert same.difference is None
+    assert (same.num_drafts, same.num_answers) == (3, 3)
+
+    other = await run_again(*later(project, elsewhere / "other", agent, Model(COPY, FIX), ask=True))
+    assert other.difference is not None
+    assert (other.difference.step, other.difference.recorded) == (2, WRONG)
+
+    live = await run_again(*later(project, elsewhere / "live", agent, Model(FIX), live=True))
+    assert live.difference is None, live.difference.report()
+    assert live.num_results >= 6
+    assert (elsewhere / "live" / "cart.py").read_text() == (project / "cart.py").read_text()
+
+    record = await run_again(*later(project, elsewhere / "record", agent, Model(FIX)))
+    assert "Its 3 answers are asked for again with --model" in record.report()
+
+
+async def test_a_repair_whose_tests_judge_otherwise_is_found(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "live"
+    agent = agent_for(project, Model(COPY, WRONG, FIX))
+    await play(agent)
+    again, replay = later(project, elsewhere, agent, Model(FIX), live=True)
+    (elsewhere / "test_cart.py").write_text(TESTS.replace("18", "17"))
+
+    done = await run_again(again, replay)
+
+    assert done.difference is not None
+    assert done.difference.what == "the result of run_shell_command"
+
+
+async def test_a_record_of_a_repair_is_stored_and_read(project: Path, tmp_path: Path) -> None:
+    store = SessionStore(tmp_path / "sessions", tmp_path)
+    agent = agent_for(project, Model(COPY, WRONG, FIX), session=store.create())
+    await play(agent)
+    agent.session.close()
+    entries = read_records(store.find(agent.session.id).path).entries
+    assert entries == agent.session.entries
+    assert [entry.text for entry in entries if isinstance(entry, DraftEntry)] == [COPY, WRONG, FIX]
+    kept = [entry.kept for entry in entries if isinstance(entry, TrialEndedEntry)]
+    assert kept == [False, True]

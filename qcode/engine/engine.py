@@ -20,7 +20,11 @@ from qcode.engine.grammar import Constraint, GrammarCompiler
 from qcode.engine.memory.budget import kv_bytes_per_token
 from qcode.engine.memory.context_window import with_context_window
 from qcode.engine.memory.kv_cache import KVCache, plan_kv_cache
-from qcode.engine.memory.prefix_cache import open_prefix_cache
+from qcode.engine.memory.prefix_cache import (
+    MIN_PARTIAL_TOKENS,
+    MIN_TOKENS,
+    open_prefix_cache,
+)
 from qcode.engine.memory.recurrent_state import RecurrentStates, plan_state_slots
 from qcode.engine.model_config import ModelConfig
 from qcode.engine.model_runner import ModelRunner, StepResult
@@ -340,6 +344,7 @@ class Engine:
                     output = take_scores(sequence, next(scores), prefill)
                 elif prefill is not None:
                     output = TokenOutput(request_id=sequence.id, prefill=prefill)
+                    self._keep(sequence, least=MIN_PARTIAL_TOKENS)
                 else:
                     continue
             if output.finish_reason is not None:
@@ -348,9 +353,9 @@ class Engine:
             outputs.append(output)
         return outputs
 
-    def _keep(self, sequence: Sequence) -> None:
+    def _keep(self, sequence: Sequence, *, least: int = MIN_TOKENS) -> None:
         if self._prefixes is not None:
-            self._prefixes.keep(sequence)
+            self._prefixes.keep(sequence, least=least)
 
 
 def _configured(config: ModelConfig, options: EngineOptions, device: torch.device) -> ModelConfig:

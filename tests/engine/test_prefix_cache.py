@@ -286,6 +286,24 @@ def test_a_cache_with_little_room_still_serves(machine: Machine) -> None:
     assert result.ids == fresh.ids
 
 
+def test_an_interrupted_reading_is_not_lost(machine: Machine) -> None:
+    prompt = prompt_of(3000, seed=11)
+    engine = machine.start()
+    request = engine.submit(prompt, LOGPROBS)
+    done = 0
+    while done < 2500:
+        [output] = engine.step()
+        assert output.prefill is not None
+        done = output.prefill.done_tokens
+    engine.abort(request)
+    engine.close()
+
+    result = machine.ask(prompt)
+
+    assert cached(result) == 2048
+    assert result.logprobs == uncached(machine, prompt).logprobs
+
+
 def test_what_another_process_removed_is_written_again(machine: Machine) -> None:
     machine.ask(PROMPT)
     engine = machine.start()

@@ -29,6 +29,8 @@ from qcode.engine.scheduling.state_pool import StatePool
 
 MIN_TOKENS = 256
 """Fewer are computed about as fast as a file is handled, and there would be many files."""
+MIN_PARTIAL_TOKENS = 2048
+"""Of a prompt that is still being read: so much work is not lost when it is interrupted."""
 MAX_SEGMENT_BYTES = 64 << 20
 """So that an end in the middle of a long prefix keeps its beginning."""
 READ_BYTES = 8 << 20
@@ -87,8 +89,8 @@ class PrefixCache:
             if num_blocks * size > num_known:
                 yield from self._restore(matches, digests)
 
-    def keep(self, sequence: Sequence) -> None:
-        """Have what a sequence computed written, if there is enough that is not on disk yet."""
+    def keep(self, sequence: Sequence, *, least: int = MIN_TOKENS) -> None:
+        """Have what a sequence computed written, if `least` tokens of it are not on disk yet."""
         if self._writer is None or sequence.is_scored:
             return
         size = self._pool.block_size
@@ -96,7 +98,7 @@ class PrefixCache:
         while known < len(sequence.digests) and sequence.digests[known] in self._stored:
             known += 1
         ends = self._segment_ends(sequence.digests, known)
-        if not ends or (ends[-1] - known) * size < MIN_TOKENS:
+        if not ends or (ends[-1] - known) * size < least:
             return
         num_held = sum(len(job.blocks) for job in self._jobs) + ends[-1] - known
         if num_held > MAX_HELD_SHARE * self._pool.num_blocks:
@@ -150,7 +152,7 @@ class PrefixCache:
     def _restore(
         self, matches: abc.Sequence[Match], digests: abc.Sequence[bytes]
     ) -> abc.Generator[None]:
-        pool = self._pool
+        pool, states = self._pool, self._state_pool
         held = [block for digest in digests if (block := pool.block_of(digest)) is not None]
         pool.hold(held)
         whole: list[Match] = []
@@ -169,7 +171,8 @@ class PrefixCache:
             self._stored.difference_update(digests[num_read:])
             self._store.discard(match.segment, damage)
         finally:
-            self._restore_state(whole)
+            if states is not None:
+                self._restore_state(whole, states)
             # The end goes first: a prefix must outlive what follows it.
             pool.drop(reversed(held))
 
@@ -202,11 +205,8 @@ class PrefixCache:
         held += blocks
         return len(blocks) == len(missing)
 
-    def _restore_state(self, matches: abc.Sequence[Match]) -> None:
+    def _restore_state(self, matches: abc.Sequence[Match], states: StatePool) -> None:
         """The last recurrent state at the end of one of these, which were read to their end."""
-        states = self._state_pool
-        if states is None:
-            return
         num_blocks = sum(match.num_blocks for match in matches)
         for match in reversed(matches):
             if _has_state(match) and self._restore_state_of(match.segment, num_blocks, states):

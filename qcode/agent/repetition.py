@@ -104,6 +104,12 @@ class EndlessText:
 
 
 def _repeats(text: str, longest: int) -> bool:
-    """Whether text[i] == text[i + p] everywhere for some p up to `longest`. Trying each p costs
-    less than computing the smallest: most fail at the first characters they compare."""
-    return any(text.startswith(text[period:]) for period in range(1, longest + 1))
+    """Whether text[i] == text[i + p] everywhere for some p up to `longest`: then what stands
+    before the last `longest` characters stands p further on as well, which is quick to look for."""
+    beginning = text[: len(text) - longest]
+    period = text.find(beginning, 1)
+    while period != -1:
+        if text.startswith(text[period:]):
+            return True
+        period = text.find(beginning, period + 1)
+    return False

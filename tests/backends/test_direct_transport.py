@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def listening(serve: Serve) -> AsyncIterator[int]:
+async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A port where `serve` gets each connection, which is closed behind it. Ends when all have."""
     conversations: list[asyncio.Future[None]] = []
 
@@ -35,7 +36,7 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
                 await writer.wait_closed()
             ended.set_result(None)
 
-    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(converse, "127.0.0.1", 0, ssl=tls) as server:
         yield server.sockets[0].getsockname()[1]
         await asyncio.gather(*conversations)
 
@@ -243,3 +244,26 @@ async def test_encryption_is_asked_for_by_the_scheme() -> None:
         with pytest.raises(TransportError) as failed:
             await Client(ssl.create_default_context()).ask(url)
     assert isinstance(failed.value.__cause__, ssl.SSLError)
+
+
+async def test_an_encrypted_answer_is_read_and_its_connection_used_again() -> None:
+    certificate = Path(__file__).with_name("untrusted.pem")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate)
+    trusting = ssl.create_default_context(cafile=certificate)
+    trusting.check_hostname = False  # it is another's
+    num_connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_connections
+        num_connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(SIZED)
+
+    async with listening(serve, serving) as port:
+        http = Client(trusting)
+        async with aclosing(http.transport):
+            for _ in range(3):
+                assert await http.ask(f"https://127.0.0.1:{port}/") == (200, b"hello")
+    assert num_connections == 1

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from qcode.backends.shown_files import shown_files
 from qcode.engine.async_engine import AsyncEngine
 from qcode.engine.chat.answer import stop_reason
 from qcode.engine.chat.template import ChatTemplate, ToolCallParser, choose_template
@@ -135,8 +136,18 @@ class LocalBackend:
         if shape.trace or sampling.logprobs is not None:
             # The runner-up is one of the best two.
             sampling = replace(sampling, logprobs=max(2, sampling.logprobs or 0))
+        sources = await asyncio.to_thread(
+            lambda: [
+                tokenizer.encode(text)
+                for text in shown_files(request.messages, template.call_format)
+            ]
+        )
         outputs = engines.generate(
-            prompt, sampling, constraint=constraint, prefix_ids=shape.prefix_ids
+            prompt,
+            sampling,
+            constraint=constraint,
+            prefix_ids=shape.prefix_ids,
+            sources=sources,
         )
         chunks = self._chunks(answer, outputs, len(prompt) + len(shape.prefix_ids))
         async with contextlib.aclosing(chunks):

@@ -122,6 +122,7 @@ class AsyncEngine:
         *,
         constraint: Constraint | None = None,
         prefix_ids: Sequence[int] = (),
+        sources: Sequence[Sequence[int]] = (),
     ) -> AsyncGenerator[TokenOutput, None]:
         """The outputs of `Engine.step` for one request, the last with a finish reason.
 
@@ -130,7 +131,9 @@ class AsyncEngine:
         """
 
         def submit(engine: Engine) -> RequestId:
-            return engine.submit(prompt, sampling, constraint=constraint, prefix_ids=prefix_ids)
+            return engine.submit(
+                prompt, sampling, constraint=constraint, prefix_ids=prefix_ids, sources=sources
+            )
 
         async with contextlib.aclosing(self._outputs(submit)) as outputs:
             async for output in outputs:

@@ -44,6 +44,7 @@ class Agent:
         session: Session,
         system_prompt: str,
         prompt_basis: str = "",
+        unoffered: frozenset[str] = frozenset(),
         limits: TurnLimits | None = None,
         verify: VerifyCommand | None = None,
         answer_form: AnswerForm | None = None,
@@ -51,7 +52,8 @@ class Agent:
         sampling: SamplingParams | None = None,
         spill_directory: Path | None = None,
     ) -> None:
-        """A session that was begun with the same `prompt_basis` and tools goes on with the system
+        """The model is told of all tools but those in `unoffered`, which are there for what leads
+        it. A session that was begun with the same `prompt_basis` and tools goes on with the system
         prompt it has."""
         self.backend = backend
         self.session = session
@@ -59,7 +61,7 @@ class Agent:
         self.verify = verify
         self.answer_form = answer_form
         self.tools = {tool.name: tool for tool in tools}
-        self._specs = tuple(tool_spec(tool) for tool in tools)
+        self._specs = tuple(tool_spec(tool) for tool in tools if tool.name not in unoffered)
         self.system_prompt = session.settle_prompt(system_prompt, prompt_basis, self._specs)
         self._gate = PermissionGate(policy, approver)
         self._compactor = Compactor(session, backend)
@@ -72,6 +74,11 @@ class Agent:
     @property
     def conversation(self) -> tuple[Message, ...]:
         return self.session.conversation()
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The names of the tools that the model is told of."""
+        return tuple(spec.name for spec in self._specs)
 
     @property
     def mode(self) -> Mode:

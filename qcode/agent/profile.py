@@ -28,8 +28,12 @@ def choose_edit_format(model: ModelInfo) -> EditFormat:
     return "whole" if model.strength == "small" else "replace"
 
 
-def offered(names: tuple[str, ...], profile: Profile, edit_format: EditFormat) -> tuple[str, ...]:
-    """Which of the tools a model is offered where the person has not chosen. With whole files it
-    writes them anew and there is nothing to match."""
-    kept = names if profile == "full" else tuple(name for name in names if name in LEAN_TOOLS)
-    return tuple(name for name in kept if edit_format == "replace" or name != EDIT_TOOL)
+def chosen_tools(names: tuple[str, ...], profile: Profile) -> tuple[str, ...]:
+    """Which of the tools a session has where the person has not chosen."""
+    return names if profile == "full" else tuple(name for name in names if name in LEAN_TOOLS)
+
+
+def unoffered_tools(edit_format: EditFormat) -> frozenset[str]:
+    """The tools that a model is not told of: with whole files it writes them anew and there is
+    nothing to match. The harness uses them all the same where it leads."""
+    return frozenset({EDIT_TOOL}) if edit_format == "whole" else frozenset()

@@ -14,7 +14,7 @@ from qcode.protocol.errors import SandboxUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from qcode.agent.agent import Agent
-    from qcode.agent.profile import EditFormat, Profile
+    from qcode.agent.profile import Profile
     from qcode.agent.session import Session
     from qcode.agent.turn import TurnStrategy
     from qcode.config.settings import Settings
@@ -55,7 +55,7 @@ def create_agent(
         backend = create_backend(settings)
     root = workspace.root
     profile = _profile(settings, backend)
-    tools = create_tools(settings, workspace, profile, _edit_format(settings, backend))
+    tools = create_tools(settings, workspace, profile)
     if settings.verify is not None and "run_shell_command" not in {tool.name for tool in tools}:
         raise SettingsError(
             "verify needs the tool run_shell_command, which tools leaves out.",
@@ -85,6 +85,7 @@ def create_agent(
     return Agent(
         backend=backend,
         tools=tools,
+        unoffered=_unoffered(settings, backend),
         policy=PermissionPolicy(
             mode=settings.approval_mode,
             workspace_root=root,
@@ -126,14 +127,11 @@ def create_workspace(root: Path) -> Workspace:
 
 
 def create_tools(
-    settings: Settings,
-    workspace: Workspace,
-    profile: Profile = "full",
-    edit_format: EditFormat = "replace",
+    settings: Settings, workspace: Workspace, profile: Profile = "full"
 ) -> tuple[Tool[Any], ...]:
     """The tools of one session, which share what they know of the files read in it. Raises
     `SettingsError` for a tool that does not exist."""
-    from qcode.agent.profile import offered
+    from qcode.agent.profile import chosen_tools
     from qcode.tools.edit import Edit
     from qcode.tools.file_records import FileRecords
     from qcode.tools.glob import Glob
@@ -162,7 +160,7 @@ def create_tools(
     names = tuple(tool.name for tool in tools)
     chosen = settings.tools
     if chosen is None:
-        chosen = offered(names, profile, edit_format)
+        chosen = chosen_tools(names, profile)
     return select_tools(tools, chosen)
 
 
@@ -172,11 +170,14 @@ def _profile(settings: Settings, backend: Backend) -> Profile:
     return choose_profile(backend.model) if settings.profile == "auto" else settings.profile
 
 
-def _edit_format(settings: Settings, backend: Backend) -> EditFormat:
-    from qcode.agent.profile import choose_edit_format
+def _unoffered(settings: Settings, backend: Backend) -> frozenset[str]:
+    """Tools that the person has chosen are all offered."""
+    from qcode.agent.profile import choose_edit_format, unoffered_tools
 
+    if settings.tools is not None:
+        return frozenset()
     chosen = settings.edit_format
-    return choose_edit_format(backend.model) if chosen == "auto" else chosen
+    return unoffered_tools(choose_edit_format(backend.model) if chosen == "auto" else chosen)
 
 
 def _system_prompt(

@@ -171,7 +171,7 @@ class HeadlessRun:
             cwd=str(self._options.cwd),
             model=model.name,
             mode=agent.mode.value,
-            tools=tuple(agent.tools),
+            tools=agent.offered,
             context_window=model.context_window,
             prices=agent.limits.prices,
             structured=self._options.answer_schema is not None,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qcode.agent.profile import LEAN_TOOLS, choose_edit_format, choose_profile, offered
+from qcode.agent.profile import (
+    LEAN_TOOLS,
+    choose_edit_format,
+    choose_profile,
+    chosen_tools,
+    unoffered_tools,
+)
 from qcode.protocol.backends import ModelInfo
 
 MODEL = ModelInfo(name="m", context_window=32_768)
@@ -23,8 +29,8 @@ def test_a_small_model_writes_whole_files() -> None:
     assert choose_edit_format(replace(MODEL, context_window=8_192)) == "replace"
 
 
-def test_the_lean_profile_offers_fewer_tools_and_whole_files_no_edits() -> None:
-    assert offered(ALL, "full", "replace") == ALL
-    assert offered(ALL, "lean", "replace") == LEAN_TOOLS
-    assert "edit" not in offered(ALL, "full", "whole")
-    assert "write_file" in offered(ALL, "lean", "whole")
+def test_the_lean_profile_has_fewer_tools_and_whole_files_need_no_edits() -> None:
+    assert chosen_tools(ALL, "full") == ALL
+    assert chosen_tools(ALL, "lean") == LEAN_TOOLS
+    assert unoffered_tools("whole") == {"edit"}
+    assert unoffered_tools("replace") == frozenset()

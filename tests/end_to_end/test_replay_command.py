@@ -34,3 +34,25 @@ def test_a_session_is_run_again(qcode: Qcode) -> None:
 
 def test_a_session_that_is_not_there(qcode: Qcode) -> None:
     assert qcode.run("replay", "nowhere").returncode == 42
+
+
+def test_a_repair_that_qcode_led_is_run_again(qcode: Qcode) -> None:
+    """The model is small: it answers with functions, and qcode tries them."""
+    answers = [
+        {"text": f"```python\ndef add(a, b):\n    return {body}\n```"}
+        for body in ("a - b", "a * b", "a + b")
+    ]
+    model = qcode.script(*answers, strength="small")
+    done = qcode.run("run", "fix the failing test", f"--model={model}", "--yolo")
+    assert done.returncode == 0, done.stderr
+    assert (qcode.project / "adding.py").read_text() == MENDED
+    session = qcode.run("session", "list").stdout.split()[0]
+
+    asked = qcode.run("replay", session, f"--model={qcode.script(*answers, strength='small')}")
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert "3 answers" in asked.stdout
+
+    (qcode.project / "adding.py").write_text(BROKEN)
+    live = qcode.run("replay", session, "--live", "--yolo")
+    assert live.returncode == 0, live.stdout + live.stderr
+    assert (qcode.project / "adding.py").read_text() == BROKEN

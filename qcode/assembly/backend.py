@@ -109,6 +109,7 @@ def _local_backend(
         context_window=settings.context_window,
         kv_dtype=KV_DTYPES[settings.kv_dtype],
         num_threads=settings.threads,
+        speculation=settings.speculation,
         prefix_cache=_prefix_cache(settings, keep=keep_prefixes),
         packed_weights=packed_weights(settings),
     )

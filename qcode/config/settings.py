@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from qcode.config.named_models import NamedModel, http_url
 from qcode.config.quantities import ContextTokens, PositiveInt, Seconds, SizeText
-from qcode.engine.options import KVDtypeName
+from qcode.engine.options import KVDtypeName, Speculation
 from qcode.protocol.permissions import Mode
 
 
@@ -67,6 +67,11 @@ class Settings(BaseModel):
         default="auto",
         description="What the bundled engine keeps keys and values in: auto, fp16, bf16, fp8, "
         "int8. The last two take half the memory.",
+    )
+    speculation: Speculation = Field(
+        default="auto",
+        description="Whether the bundled engine guesses tokens that an answer copies, and checks "
+        "several in one step: auto where that is faster, or off. Answers are the same.",
     )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         default=None, description="Sampling temperature; 0 is greedy."

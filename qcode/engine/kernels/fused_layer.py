@@ -250,17 +250,18 @@ class FusedLayers:
                 self._caches[index] = _paged_cache(cache)
                 self._described[index] = weakref.ref(cache)
         cos, sin = (part.contiguous() for part in rotation)
-        tables = inputs.block_tables
+        tables, slots = inputs.block_tables.contiguous(), inputs.slots.contiguous()
+        starts, lengths = inputs.query_starts.contiguous(), inputs.context_lens.contiguous()
         step = _Step(
             len(x),
             cos.data_ptr(),
             sin.data_ptr(),
             cos.shape[1],
-            inputs.slots.data_ptr(),
+            slots.data_ptr(),
             _AttentionBatch(
                 tables.data_ptr(),
-                inputs.query_starts.data_ptr(),
-                inputs.context_lens.data_ptr(),
+                starts.data_ptr(),
+                lengths.data_ptr(),
                 len(tables),
                 tables.shape[1],
             ),

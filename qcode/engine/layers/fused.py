@@ -22,7 +22,7 @@ from qcode.engine.kernels.fused_layer import (
     MatrixParts,
     StoredWeight,
 )
-from qcode.engine.kernels.library import installed
+from qcode.engine.kernels.library import KernelLibrary, installed
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import LayerCache, PagedKV
 from qcode.engine.layers.linear import Linear
@@ -57,8 +57,8 @@ class Layer(Protocol):
 class LayerStack:
     """Layers in order; neighbours that compiled code can run are run by it in one call."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        library = installed()
+    def __init__(self, layers: Sequence[Layer], library: KernelLibrary | None) -> None:
+        """Without a library every layer runs as it is written."""
         self._runs: list[FusedLayers | Layer] = []
         for is_fused, group in groupby(layers, lambda layer: layer.parts is not None):
             neighbours = list(group)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qcode.engine import kernels
 from qcode.engine.checkpoint.checkpoint import Checkpoint
+from qcode.engine.kernels.library import installed
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
 from qcode.engine.layers.cache import LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
@@ -55,7 +56,7 @@ class Qwen3:
             layers.append(DecoderLayer(checkpoint, index, dtype))
             if progress:
                 progress((index + 1) / config.num_layers)
-        self.layers = LayerStack(layers)
+        self.layers = LayerStack(layers, installed())
         self.key_channels = [layer.self_attn.key_channels for layer in layers]
         self.norm = load_norm(checkpoint, "model.norm", config.hidden_size)
         self.lm_head = load_lm_head(checkpoint, embedding)

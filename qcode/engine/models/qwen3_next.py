@@ -19,6 +19,7 @@ from torch.nn import functional
 from qcode.engine import kernels
 from qcode.engine.checkpoint.checkpoint import Checkpoint
 from qcode.engine.kernels.fused_layer import FusedLayers, LayerParts
+from qcode.engine.kernels.library import installed
 from qcode.engine.layers.attention import AttentionInputs, cached_attention
 from qcode.engine.layers.cache import DeltaState, LayerCache, PagedKV
 from qcode.engine.layers.embedding import Embedding
@@ -64,7 +65,7 @@ class Qwen3Next:
             layers.append(DecoderLayer(checkpoint, index, dtype))
             if progress:
                 progress((index + 1) / config.num_layers)
-        self.layers = LayerStack(layers)
+        self.layers = LayerStack(layers, installed())
         self.key_channels = [
             layer.attention.key_channels
             for layer in layers

@@ -90,7 +90,7 @@ class GgmlWeight:
         return self._library.decode_rows(self._bytes, self._type, self._shape, ids)
 
     def stored_matrix(self) -> StoredMatrix | None:
-        if self._library is None:
+        if self._bytes.device.type != "cpu":
             return None
         return StoredMatrix(
             data=self._bytes, ggml_type=self._type, shape=self._shape, is_packed=False

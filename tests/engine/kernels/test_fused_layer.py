@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from qcode.engine.kernels import reference
-from qcode.engine.kernels.fused_layer import STRUCTURES, FusedLayers
+from qcode.engine.kernels.fused_layer import STRUCTURES, FusedLayers, LayerParts
 from qcode.engine.kernels.library import KernelLibrary
 from qcode.engine.kernels.packed_weight import PackedWeight
 from qcode.engine.layers.attention import AttentionInputs
-from qcode.engine.layers.cache import PagedKV
-from qcode.engine.layers.fused import layer_parts
+from qcode.engine.layers.cache import LayerCache, PagedKV
+from qcode.engine.layers.fused import LayerStack, layer_parts
 from qcode.engine.layers.linear import Linear
 from qcode.engine.layers.mlp import GatedMLP
 from qcode.engine.layers.moe import MixtureOfExperts, SharedExpert
@@ -126,8 +126,8 @@ class Layer:
             else None,
         )
 
-    def fused(self) -> FusedLayers:
-        parts = layer_parts(
+    def parts(self) -> LayerParts | None:
+        return layer_parts(
             input_norm=self.input_norm,
             qkv_proj=self.qkv,
             o_proj=self.o_proj,
@@ -138,6 +138,9 @@ class Layer:
             feed_forward=self.network,
             dtype=torch.float32,
         )
+
+    def fused(self) -> FusedLayers:
+        parts = self.parts()
         assert parts is not None
         return FusedLayers(self.library, [parts])
 
@@ -332,3 +335,52 @@ def test_a_token_is_the_same_in_any_batch(library: KernelLibrary, num_experts: i
         result = layer.run_fused(x[start:stop], alone, cache_for(inputs, 64, torch.float32))
         difference = (result - together[start:stop]).norm()
         assert difference <= 2e-3 * (result - x[start:stop]).norm()
+
+
+class StackedLayer:
+    """A layer as a network has it, fused only if it may be."""
+
+    def __init__(self, layer: Layer, *, may_be_fused: bool) -> None:
+        self.layer = layer
+        self.parts = layer.parts() if may_be_fused else None
+        self.calls = 0
+
+    def __call__(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        inputs: AttentionInputs,
+        cache: LayerCache,
+    ) -> Tensor:
+        assert isinstance(cache, PagedKV)
+        self.calls += 1
+        return self.layer.run_plain(x, inputs, cache)
+
+
+def test_layers_that_cannot_be_fused_run_between_those_that_can(library: KernelLibrary) -> None:
+    fusable = [True, True, False, True]
+    layers = [
+        StackedLayer(Layer(library, Shape(kind=kind)), may_be_fused=may_be_fused)
+        for may_be_fused, kind in zip(fusable, PACKED, strict=False)
+    ]
+    stack = LayerStack(layers, library)
+    inputs = inputs_of((20, 3), (0, 2))
+    x = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(4))
+    for step in range(2):  # the second with caches of its own
+        caches = [cache_for(inputs, 64, torch.float32) for _ in layers]
+        expected = x
+        for layer, cache in zip(layers, caches, strict=True):
+            expected = layer.layer.run_plain(expected, inputs, copy(cache))
+        result = stack(x.clone(), layers[0].layer.rotary(inputs.positions), inputs, caches)
+        assert (result - expected).norm() <= 5e-3 * (expected - x).norm()
+        assert [layer.calls for layer in layers] == [0, 0, step + 1, 0]
+
+
+def test_without_compiled_kernels_every_layer_runs_as_written(library: KernelLibrary) -> None:
+    layer = StackedLayer(Layer(library, Shape()), may_be_fused=True)
+    inputs = inputs_of((0, 2))
+    x = torch.randn(2, HIDDEN, generator=torch.Generator().manual_seed(4))
+    LayerStack([layer], None)(
+        x, layer.layer.rotary(inputs.positions), inputs, [cache_for(inputs, 64, torch.float32)]
+    )
+    assert layer.calls == 1

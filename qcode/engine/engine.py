@@ -31,7 +31,6 @@ from qcode.engine.model_runner import ModelRunner, StepResult
 from qcode.engine.models.loading import LoadedModel, load_model
 from qcode.engine.options import EngineOptions
 from qcode.engine.outputs import (
-    AnswerStep,
     begin,
     choose_tokens,
     prefill_progress,
@@ -320,13 +319,7 @@ class Engine:
         return result
 
     def _postprocess(self, scheduled: list[Scheduled], result: StepResult) -> list[TokenOutput]:
-        steps: dict[RequestId, AnswerStep] = {}
-        num_rows = 0
-        for item in scheduled:
-            if item.is_sampled:
-                steps[item.sequence.id] = AnswerStep(item, num_rows, self.context_window)
-                num_rows += item.num_rows
-        choose_tokens(list(steps.values()), result.logits)
+        steps = choose_tokens(scheduled, result.logits, self.context_window)
         scores = iter(result.scores)
         outputs = []
         for item in scheduled:

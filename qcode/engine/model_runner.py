@@ -65,7 +65,10 @@ class ModelRunner:
         try:
             self._cache.copy(copies)
             self._states.copy(state_copies)
-            return self._run(scheduled)
+            result = self._run(scheduled)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # the caller takes the time of a step
+            return result
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"no memory for a step of {sum(item.num_tokens for item in scheduled)} tokens",

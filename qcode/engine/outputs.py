@@ -12,6 +12,7 @@ from qcode.engine.scheduling.scheduler import Scheduled
 from qcode.engine.scheduling.sequence import (
     FinishReason,
     Prefill,
+    RequestId,
     Sequence,
     TokenLogprobs,
     TokenOutput,
@@ -110,13 +111,21 @@ class AnswerStep:
 
 
 @torch.inference_mode()
-def choose_tokens(steps: AbstractSequence[AnswerStep], logits: Tensor) -> None:
+def choose_tokens(
+    scheduled: AbstractSequence[Scheduled], logits: Tensor, context_window: int
+) -> dict[RequestId, AnswerStep]:
     """Take all that one step's logits [R, V] float32, which are overwritten, say of its answers: a
     token of each, then one more of those whose draft had it, and so on."""
+    steps: dict[RequestId, AnswerStep] = {}
+    num_rows = 0
+    for item in scheduled:
+        if item.is_sampled:
+            steps[item.sequence.id] = AnswerStep(item, num_rows, context_window)
+            num_rows += item.num_rows
     while True:
-        rows = [(step, row) for step in steps if (row := step.row) is not None]
+        rows = [(step, row) for step in steps.values() if (row := step.row) is not None]
         if not rows:
-            return
+            return steps
         at = [row for _, row in rows]
         picked = logits if len(at) == len(logits) else logits[at]
         choices = sample(picked, [step.sampling_row for step, _ in rows])

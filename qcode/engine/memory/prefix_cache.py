@@ -8,6 +8,7 @@ that are held for it.
 
 from __future__ import annotations
 
+import zlib
 from collections import abc
 from pathlib import Path
 
@@ -293,7 +294,7 @@ def open_prefix_cache(
         key = fingerprint(
             weights=weights_digest(path),
             config=config,
-            layouts=[options.block_size, blocks.layout, slots.layout],
+            layouts=[options.block_size, blocks.layout, slots.layout, _key_channels(cache)],
             numerics=[options.dtype, str(device)],
         )
     except OSError as error:
@@ -313,3 +314,12 @@ def open_prefix_cache(
             store, blocks, fingerprint=key, block_size=options.block_size, tell=tell
         )
     return PrefixCache(store, writer, blocks=blocks, slots=slots, states=states)
+
+
+def _key_channels(cache: KVCache) -> list[int]:
+    """What stored keys are divided by, as checksums: blocks do not say it themselves."""
+    return [
+        zlib.crc32(layer.key_channels.cpu().numpy().tobytes())
+        for layer in cache.layers
+        if layer.key_channels is not None
+    ]

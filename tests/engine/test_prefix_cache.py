@@ -21,7 +21,8 @@ from qcode.protocol.sampling import SamplingParams
 
 # Chunks of one block, so that what is computed after a hit is computed in the same steps as when
 # all of it is: results can then be compared to the last bit.
-OPTIONS = EngineOptions(num_threads=1, max_chunk_tokens=16)
+# Drafts come as they pay at the moment, and a step of another size rounds otherwise.
+OPTIONS = EngineOptions(num_threads=1, max_chunk_tokens=16, speculation="off")
 LOGPROBS = replace(GREEDY, logprobs=5)
 PROMPT = prompt_of(1100)
 SPACING = 512

@@ -25,6 +25,7 @@ KEYS = {
     "bytes",
     "formats",
     "architecture",
+    "packed_files",
     "parameters",
     "active_parameters",
     "layers",

@@ -3,7 +3,7 @@
 Each engine runs in processes of its own with the same number of threads, and the two take turns, so
 whatever else the machine does disturbs both: trust the ratio more than the figures. On a machine
 that is busy with other work, `--threads 1 --clock cpu` counts only our own time. Without
-llama-cpp-python only our engine is measured. The sections:
+llama-cpp-python only our engine is measured. Ctrl-C prints what there is so far. The sections:
 
 load     a new process until the model is ready, and until a first token; where `qcode model
          optimize --beside` has written our file of packed weights, with it and without
@@ -35,6 +35,7 @@ from qcode.engine.memory.available import available_bytes
 from qcode.engine.models.loading import load_tokenizer
 from qcode.engine.options import PackedWeightsOptions
 from qcode.engine.store.packed_models import packed_place
+from qcode.engine.tokenizer import Tokenizer
 
 COPIES_IN_MEMORY = 2.7
 """Of the file, with both engines running: one mapped, what each repacked, keys and values."""
@@ -42,7 +43,6 @@ COPIES_IN_MEMORY = 2.7
 
 def main() -> None:
     arguments = _parser().parse_args()
-    sections = arguments.only
     names = list(SUBJECTS) if arguments.engine is None else [arguments.engine]
     if importlib.util.find_spec("llama_cpp") is None:
         print("llama-cpp-python is not installed: only qcode is measured", file=sys.stderr)
@@ -56,6 +56,20 @@ def main() -> None:
         alone=arguments.model.stat().st_size * COPIES_IN_MEMORY > available_bytes(),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
+    try:
+        _run_sections(run, arguments, tokenizer)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured so far", file=sys.stderr)
+    print(
+        f"{arguments.model.name}, {arguments.threads} threads each, {arguments.rounds} rounds, "
+        f"load of the machine at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
+    )
+    print(table(run.rows, names))
+    print(f"\n{LEGEND}")
+
+
+def _run_sections(run: Run, arguments: argparse.Namespace, tokenizer: Tokenizer) -> None:
+    sections = arguments.only
     if "load" in sections:
         run.load(packed_file=_has_packed_file(arguments.model))
     if lengths := lengths_of(sections):
@@ -64,12 +78,6 @@ def main() -> None:
         run.prompts({LONG_LENGTH: ANSWER_TOKENS}, 1)
     if "session" in sections:
         run.session(agent_session(tokenizer))
-    print(
-        f"{arguments.model.name}, {arguments.threads} threads each, {arguments.rounds} rounds, "
-        f"load of the machine at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
-    )
-    print(table(run.rows, names))
-    print(f"\n{LEGEND}")
 
 
 def _has_packed_file(model: Path) -> bool:

@@ -19,9 +19,9 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> str:
         "|---|" + "--:|" * (len(names) + (len(names) > 1)),
     ]
     for row in rows:
-        cells = [_cell(row.samples[name], row.more_is_better) for name in names]
+        cells = [_cell(row.samples.get(name, ()), row.more_is_better) for name in names]
         if len(names) > 1:
-            cells.append(f"{ratio(row, names):.2f}")
+            cells.append(f"{ratio(row, names):.2f}" if len(row.samples) == len(names) else "")
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -33,6 +33,8 @@ def ratio(row: Row, names: Sequence[str]) -> float:
 
 
 def _cell(samples: Sequence[float], more_is_better: bool) -> str:
+    if not samples:
+        return ""
     median = _number(statistics.median(samples))
     if len(samples) == 1:
         return median

@@ -82,6 +82,11 @@ def test_the_table_shows_median_spread_and_best() -> None:
     assert lines[3] == "| load, s | 3.00 (1.40–8.80, best 1.00) |"
 
 
+def test_a_row_that_was_interrupted_has_no_ratio() -> None:
+    row = Row(title="load, s", more_is_better=False, samples={"qcode": [2.0]})
+    assert table([row], ["qcode", "llama.cpp"]).splitlines()[2] == "| load, s | 2.00 |  |  |"
+
+
 def test_our_side_alone_from_end_to_end(model: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.cpu", str(model), "--engine", "qcode"]
     command += ["--rounds", "1", "--threads", "1", "--only", "load,prefill,decode,session"]

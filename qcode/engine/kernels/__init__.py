@@ -10,7 +10,14 @@ from torch import Tensor
 from qcode.engine.kernels import reference
 from qcode.engine.kernels.library import CACHE_FORMATS, KernelLibrary, installed
 
-__all__ = ["apply_rotary", "paged_attention", "rms_norm", "silu_and_mul", "write_cache"]
+__all__ = [
+    "apply_rotary",
+    "gated_delta_step",
+    "paged_attention",
+    "rms_norm",
+    "silu_and_mul",
+    "write_cache",
+]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -55,6 +62,24 @@ def paged_attention(
     if library and _is_readable(k_cache) and _is_readable(v_cache):
         return library.paged_attention(*inputs, scale, k_scales, v_scales, key_channels)
     return reference.paged_attention(*inputs, scale, k_scales, v_scales, key_channels)
+
+
+def gated_delta_step(
+    qkv: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    conv_weight: Tensor,
+    conv: Tensor,
+    recurrent: Tensor,
+    slots: Tensor,
+) -> Tensor | None:
+    """One token of B sequences through a Gated DeltaNet layer -> [B, Hv, dv], where that is
+    compiled; else None, with nothing changed. See `layers.gated_delta`."""
+    tensors = (qkv, g, beta, conv_weight, conv, recurrent)
+    library = _library_for(*tensors)
+    if library and conv.is_contiguous() and recurrent.is_contiguous():
+        return library.gated_delta_step(*tensors, slots)
+    return None
 
 
 def write_cache(

@@ -34,6 +34,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "qcode_paged_attention": (None, (*(_POINTER,) * 10, *(_LONG,) * 6, _FLOAT, _INT, _INT)),
     "qcode_decoder_layers": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
     "qcode_decoder_sizes": (None, (ctypes.POINTER(_LONG),)),
+    "qcode_gated_delta_step": (None, (*(_POINTER,) * 8, *(_LONG,) * 6, _INT)),
     "qcode_write_cache": (None, (*(_POINTER,) * 8, *(_LONG,) * 5, _INT, _INT)),
 }
 
@@ -222,6 +223,39 @@ class KernelLibrary:
             tables.shape[1],
             scale,
             CACHE_FORMATS[k_cache.dtype],
+            _threads(),
+        )
+        return output
+
+    def gated_delta_step(
+        self,
+        qkv: Tensor,
+        g: Tensor,
+        beta: Tensor,
+        conv_weight: Tensor,
+        conv: Tensor,
+        recurrent: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        """All float32 but slots; conv and recurrent contiguous, and brought up to date."""
+        qkv, g, beta = qkv.contiguous(), g.contiguous(), beta.contiguous()
+        weight, slots = conv_weight.contiguous(), slots.contiguous()
+        _, heads, key_dim, value_dim = recurrent.shape
+        output = torch.empty(len(qkv), heads, value_dim)
+        self._c.qcode_gated_delta_step(
+            qkv.data_ptr(),
+            g.data_ptr(),
+            beta.data_ptr(),
+            weight.data_ptr(),
+            conv.data_ptr(),
+            recurrent.data_ptr(),
+            slots.data_ptr(),
+            output.data_ptr(),
+            *qkv.shape,
+            weight.shape[1],
+            heads,
+            key_dim,
+            value_dim,
             _threads(),
         )
         return output

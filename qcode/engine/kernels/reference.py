@@ -134,7 +134,8 @@ def _causal_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> 
     num_queries, num_heads, head_dim = q.shape
     context_len, num_kv_heads, _ = keys.shape
     # The query heads of a group become rows of one product: [Hkv, T * G, D] x [Hkv, D, S].
-    grouped = q.float().view(num_queries, num_kv_heads, -1, head_dim).transpose(0, 1)
+    group = num_heads // num_kv_heads
+    grouped = q.float().view(num_queries, num_kv_heads, group, head_dim).transpose(0, 1)
     keys_by_head, values_by_head = keys.permute(1, 2, 0), values.transpose(0, 1)
     positions = torch.arange(context_len, device=q.device)
     chunk = max(1, SCORE_BYTES // max(1, 4 * num_heads * context_len))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcode.engine import kernels
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import DeltaState
 
@@ -71,6 +72,18 @@ def _decode(
     qkv: Tensor, g: Tensor, beta: Tensor, conv_weight: Tensor, cache: DeltaState, slots: Tensor
 ) -> Tensor:
     """One token of each sequence: qkv [B, C], slots [B] -> [B, Hv, dv]."""
+    compiled = kernels.gated_delta_step(
+        qkv, g, beta, conv_weight, cache.conv, cache.recurrent, slots
+    )
+    if compiled is not None:
+        return compiled
+    return decode_step(qkv, g, beta, conv_weight, cache, slots)
+
+
+def decode_step(
+    qkv: Tensor, g: Tensor, beta: Tensor, conv_weight: Tensor, cache: DeltaState, slots: Tensor
+) -> Tensor:
+    """As the compiled kernel, which is tested against it: [B, C] -> [B, Hv, dv]."""
     rows: slice | Tensor = slots
     if len(slots) == 1 and slots.device.type == "cpu":
         # A view of the one state: copying it out and back takes as long as the arithmetic.
@@ -108,7 +121,7 @@ def _split_heads(mixed: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_values = num_heads * value_dim
     num_keys = (mixed.shape[-1] - num_values) // 2
     q, k, v = torch.split(mixed, [num_keys, num_keys, num_values], dim=-1)
-    q, k = (_unit(part.reshape(len(mixed), -1, key_dim)) for part in (q, k))
+    q, k = (_unit(part.reshape(len(mixed), num_keys // key_dim, key_dim)) for part in (q, k))
     served = num_heads * key_dim // num_keys
     q, k = (part.repeat_interleave(served, dim=1) for part in (q * key_dim**-0.5, k))
     return q, k, v.reshape(len(mixed), num_heads, value_dim)

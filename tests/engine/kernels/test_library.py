@@ -142,6 +142,56 @@ def test_paged_attention_in_every_format(
     torch.testing.assert_close(actual, expected, rtol=max(bound, 2e-5), atol=bound)
 
 
+@pytest.mark.parametrize("cache", CACHE_FORMATS)
+@pytest.mark.parametrize(("heads", "head_dim", "block_size"), [(12, 128, 16), (5, 64, 3)])
+def test_results_do_not_depend_on_the_batch(
+    library: KernelLibrary,
+    cache: torch.dtype,
+    heads: int,
+    head_dim: int,
+    block_size: int,
+    random_tensor: RandomTensor,
+) -> None:
+    """Sequences of one query, of a few and of many, of none, alone and together, over keys that are
+    divided by channels and of sizes from tiny to huge."""
+    sequences = [(1, 1), (0, 70), (4, 1029), (1, 2085), (9, 9), (65, 131)]
+    q, k, v, tables, starts, lengths = attention_inputs(
+        random_tensor, sequences, heads, 1, head_dim, block_size
+    )
+    scale = head_dim**-0.5
+    channels = torch.where(random_tensor(1, head_dim) > 1, 16.0, 1.0)
+    k, v = k * random_tensor(*k.shape[:3], 1).exp(), v * (2 * random_tensor(*v.shape[:3], 1)).exp()
+    (k, k_scales), (v, v_scales) = stored(k / channels, cache), stored(v, cache)
+    factors = (k_scales, v_scales, channels)
+    expected = reference.paged_attention(q, k, v, tables, starts, lengths, scale, *factors)
+    together = library.paged_attention(q, k, v, tables, starts, lengths, scale, *factors)
+    bound = 2e-3 if cache == torch.int8 else 5e-5
+    size = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(together / size, expected / size, rtol=bound, atol=bound)
+    for i in range(len(sequences)):
+        rows = slice(int(starts[i]), int(starts[i + 1]))
+        own = torch.tensor([0, rows.stop - rows.start], dtype=torch.int32)
+        alone = library.paged_attention(
+            q[rows], k, v, tables[i : i + 1], own, lengths[i : i + 1], scale, *factors
+        )
+        torch.testing.assert_close(alone / size, together[rows] / size, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 64])
+def test_any_number_of_threads_gives_the_same(
+    library: KernelLibrary, threads: int, random_tensor: RandomTensor
+) -> None:
+    arguments = (*attention_inputs(random_tensor, [(1, 5000), (3, 40)], 6, 2, 64), 0.125)
+    expected = reference.paged_attention(*arguments)  # type: ignore[arg-type]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = library.paged_attention(*arguments)  # type: ignore[arg-type]
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6)
+
+
 def stored(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """As a cache of this dtype keeps x, with the scales of eight-bit ones."""
     return quantize(x, dtype) if dtype.itemsize == 1 else (x.to(dtype), None)

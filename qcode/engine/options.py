@@ -81,8 +81,8 @@ class EngineOptions:
     being answered keep moving.
 
     `speculation` "auto" guesses tokens that an answer seems to copy from its prompt and checks them
-    in one step, where that is faster; the answer is the same without, up to the rounding of steps of
-    different sizes.
+    in one step, where that is faster; the answer is the same without, up to the rounding of steps
+    of different sizes.
     """
 
     device: str = "auto"

@@ -66,7 +66,7 @@ class Settings(BaseModel):
     kv_dtype: KVDtypeName = Field(
         default="auto",
         description="What the bundled engine keeps keys and values in: auto, fp16, bf16, fp8, "
-        "int8. The last two take half the memory.",
+        "int8. The last two take half the memory; auto is int8 on a CPU for windows beyond 16K.",
     )
     speculation: Speculation = Field(
         default="auto",

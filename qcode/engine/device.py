@@ -42,18 +42,23 @@ def activation_dtype(options: EngineOptions, device: torch.device) -> torch.dtyp
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def cache_dtype(options: EngineOptions, device: torch.device) -> KVDtype:
+LONG_CONTEXT = 16_384
+"""Tokens. A cache for more than these is what decoding spends its time on reading."""
+
+
+def cache_dtype(options: EngineOptions, device: torch.device, *, context_window: int) -> KVDtype:
     """What keys and values are kept in; never "auto".
 
-    float16 on the CPU: half the memory to read back, and converting it is one instruction. int8
-    halves that again, but has to be asked for: on some models a long context loses by it (see
-    docs/reference/measured.md). Who asks for float32 activations wants to compare, so the cache
-    rounds nothing then.
+    On the CPU int8 for a window beyond `LONG_CONTEXT`, be it the model's own or asked for: half the
+    memory of float16 is read back for each token, and what that costs is hardly measurable (see
+    docs/reference/measured.md). Below it float16. Who asks for float32 activations wants to
+    compare, so the cache rounds nothing then.
     """
     if options.kv_dtype != "auto":
         return options.kv_dtype
     if device.type == "cpu" and options.dtype == "auto":
-        return "float16"
+        window = min(options.context_window or context_window, context_window)
+        return "int8" if window > LONG_CONTEXT else "float16"
     names: dict[torch.dtype, KVDtype] = {
         torch.float32: "float32",
         torch.bfloat16: "bfloat16",

@@ -60,7 +60,7 @@ class Engine:
         Raises `OutOfMemory`."""
         device = choose_device(options.device)
         config = loaded.config
-        kv_dtype = cache_dtype(options, device)
+        kv_dtype = cache_dtype(options, device, context_window=config.context_window)
         free = available_bytes(device)
         plan = plan_kv_cache(config, options, kv_dtype=kv_dtype, available_bytes=free)
         num_kv_tokens = plan.num_blocks * options.block_size
@@ -358,7 +358,7 @@ def _configured(config: ModelConfig, options: EngineOptions, device: torch.devic
     plan_kv_cache(
         config,
         options,
-        kv_dtype=cache_dtype(options, device),
+        kv_dtype=cache_dtype(options, device, context_window=config.context_window),
         available_bytes=available_bytes(device),
     )
     return config

@@ -138,9 +138,22 @@ def test_zeros_stay_zeros(dtype: torch.dtype) -> None:
 
 
 def test_who_asks_for_float32_gets_a_float32_cache() -> None:
-    assert cache_dtype(EngineOptions(), CPU) == "float16"
-    assert cache_dtype(EngineOptions(dtype="float32"), CPU) == "float32"
-    assert cache_dtype(EngineOptions(dtype="float32", kv_dtype="int8"), CPU) == "int8"
+    def chosen(window: int, options: EngineOptions) -> KVDtype:
+        return cache_dtype(options, CPU, context_window=window)
+
+    exact = EngineOptions(dtype="float32")
+    assert chosen(131_072, exact) == "float32"
+    assert chosen(2048, replace(exact, kv_dtype="int8")) == "int8"
+
+
+def test_a_long_window_is_kept_in_eight_bits() -> None:
+    def chosen(window: int, asked: int | None) -> KVDtype:
+        return cache_dtype(EngineOptions(context_window=asked), CPU, context_window=window)
+
+    assert chosen(16_384, None) == "float16"
+    assert chosen(16_385, None) == "int8"
+    assert chosen(131_072, 16_384) == "float16"
+    assert chosen(131_072, 32_768) == "int8"
 
 
 def test_keys_with_a_large_bias_keep_their_small_dimensions() -> None:

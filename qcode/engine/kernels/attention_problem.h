@@ -14,6 +14,8 @@ namespace qcode {
 constexpr int kTileRows = 64;
 // Keys that are weighed together.
 constexpr int kBlockKeys = 64;
+// Keys whose result is computed by itself, where a sequence has few queries; a multiple of kBlockKeys.
+constexpr long kChunkKeys = 512;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 template <class Format>
@@ -41,7 +43,13 @@ struct Task {
     long sequence, kv_head, first_query, context, queries;
     long first_row, rows;
     long first_key, end_key;
-    long partial;  // where its result waits to be merged, or -1
+    long partial;  // where its results wait to be merged, in floats, or -1
+    bool is_narrow;  // computed row by row and chunk by chunk
+
+    // How many results it has.
+    long chunks() const {
+        return is_narrow ? (end_key - first_key + kChunkKeys - 1) / kChunkKeys : 1;
+    }
 };
 
 // Result of a task: for each row the maximum, the sum and the weighted total of the values.

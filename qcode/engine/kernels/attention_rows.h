@@ -214,20 +214,21 @@ bool uses_shorts(long head_dim) {
     return std::is_same_v<Format, Int8> && head_dim % kShortLanes == 0;
 }
 
-// The rows of a task in one range of keys, a span at a time.
+// The rows of a task in one range of keys, a span at a time. Each chunk of keys has a result of its
+// own, which makes those of a row the same whatever range and step it is computed in.
 template <class Format>
 class RowWalk {
     using Stored = typename Format::Stored;
 
   public:
-    RowWalk(const Problem<Format>& problem, const Task& task, Scratch& scratch, Softmax softmax)
-        : problem_(problem), task_(task), softmax_(softmax), head_dim_(problem.head_dim),
-          queries_(scratch.queries.get()), scores_(scratch.scores.get()),
+    // `results` has room for those of all chunks, one after another.
+    RowWalk(const Problem<Format>& problem, const Task& task, Scratch& scratch, float* results)
+        : problem_(problem), task_(task), softmax_(results, task.rows), results_(results),
+          head_dim_(problem.head_dim), queries_(scratch.queries.get()), scores_(scratch.scores.get()),
           short_queries_(reinterpret_cast<int16_t*>(scratch.keys.get())),
           short_weights_(reinterpret_cast<int16_t*>(scratch.values.get())) {}
 
     void run() {
-        softmax_.clear(task_.rows, head_dim_);
         load_queries(problem_, task_, queries_);
         if (uses_shorts<Format>(head_dim_))
             for (long row = 0; row < task_.rows; row++)
@@ -238,6 +239,7 @@ class RowWalk {
             const long next = first + kBlockKeys;
             const long next_turn = next < task_.end_key ? turn ^ 1 : turn;
             if (next_turn != turn) locate_span(next, next_turn);
+            if (first % kChunkKeys == 0) begin_chunk((first - task_.first_key) / kChunkKeys);
             const long count = span_keys(first);
             weigh(first, count, keys_[turn], keys_[next_turn]);
             mix(count, values_[turn], values_[next_turn]);
@@ -247,6 +249,12 @@ class RowWalk {
 
   private:
     long span_keys(long first) const { return std::min<long>(kBlockKeys, task_.end_key - first); }
+
+    void begin_chunk(long index) {
+        const long floats = Softmax::floats_needed(task_.rows, head_dim_);
+        softmax_ = Softmax(results_ + index * floats, task_.rows);
+        softmax_.clear(task_.rows, head_dim_);
+    }
 
     void locate_span(long first, long turn) {
         const PagedCache& cache = problem_.cache;
@@ -310,6 +318,7 @@ class RowWalk {
     const Problem<Format>& problem_;
     const Task& task_;
     Softmax softmax_;
+    float* const results_;
     const long head_dim_;
     float *queries_, *scores_;
     int16_t *short_queries_, *short_weights_;

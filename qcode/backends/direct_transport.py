@@ -1,8 +1,8 @@
 """HTTP/1.1 from this machine straight to a server.
 
-A library for HTTP knows far more than a model endpoint needs. Loading one took a sixth of the time
-to the first request, and reading an answer that comes a token a chunk took a third of the time of
-that answer. Where a proxy is set, one is used.
+A client library knows far more than a model endpoint needs: loading httpx took a sixth of the time
+to the first request, and its reading of an answer that comes a token a chunk a third of the time of
+that answer. Here httptools parses what comes, in C. Where a proxy is set, httpx is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 
 from qcode.backends.base_url import ServerUrl
-from qcode.backends.http_body import BadResponse, Body, ResponseHead, body_of, take_head
+from qcode.backends.http_response import BadResponse, IncomingResponse
 from qcode.backends.transport import HungUp, Request, TransportError, Unsendable, merged
 
 _PIECE_BYTES = 64 << 10
@@ -37,15 +37,16 @@ class DirectTransport:
         """Raises TransportError."""
         head = _request_head(request)
         connection = self._take_unused() or await self._connect(request.url)
+        answer = IncomingResponse()
         try:
             await connection.send(head + request.body)
-            answered = await connection.read_head()
-            body = _body(answered)
+            early = b""
+            while not answer.has_head:
+                early = await connection.read(answer)
         except BaseException:
             connection.abort()
             raise
-        unused = self._unused if _may_stay(answered) else None
-        return _DirectResponse(answered, body, connection, unused)
+        return _DirectResponse(answer, early, connection, self._unused)
 
     async def aclose(self) -> None:
         for connection in self._unused:
@@ -82,7 +83,6 @@ class _Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._early = b""  # of the body, read together with the head
         self._used_s = time.monotonic()
 
     @property
@@ -101,36 +101,11 @@ class _Connection:
         except OSError as error:
             raise HungUp(str(error)) from error
 
-    async def read_head(self) -> ResponseHead:
-        """The head of the answer itself, after any that only says it will come."""
-        buffer = b""
-        while True:
-            try:
-                found = take_head(buffer)
-            except BadResponse as error:
-                raise HungUp(str(error)) from error
-            if found is not None and found[0].status >= 200:
-                head, self._early = found
-                return head
-            if found is not None:
-                buffer = found[1]
-                continue
-            piece = await self._read()
-            if not piece:
-                raise HungUp("the server hung up without an answer")
-            buffer += piece
-
-    async def read(self) -> bytes:
-        """What comes next of the body; nothing at the end of the connection."""
-        if self._early:
-            early, self._early = self._early, b""
-            return early
-        return await self._read()
-
-    async def _read(self) -> bytes:
+    async def read(self, answer: IncomingResponse) -> bytes:
+        """What comes next of its body, which may be nothing."""
         try:
-            return await self._reader.read(_PIECE_BYTES)
-        except OSError as error:
+            return answer.feed(await self._reader.read(_PIECE_BYTES))
+        except (OSError, BadResponse) as error:
             raise HungUp(str(error)) from error
 
     def rest(self) -> None:
@@ -146,29 +121,24 @@ class _DirectResponse:
 
     def __init__(
         self,
-        head: ResponseHead,
-        body: Body,
+        answer: IncomingResponse,
+        early: bytes,
         connection: _Connection,
-        unused: list[_Connection] | None,
+        unused: list[_Connection],
     ) -> None:
-        self.status = head.status
-        self.headers: Mapping[str, str] = head.headers
-        self._body = body
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+        self._answer = answer
+        self._early = early  # of the body, read together with the head
         self._connection: _Connection | None = connection
         self._unused = unused
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        connection = self._connection
-        while connection is not None and not self._body.done:
-            data = await connection.read()
-            if not data:
-                if self._body.may_end:
-                    return
-                raise HungUp("the server hung up in the middle of its answer")
-            try:
-                piece = self._body.feed(data)
-            except BadResponse as error:
-                raise HungUp(str(error)) from error
+        early, self._early = self._early, b""
+        if early:
+            yield early
+        while self._connection is not None and not self._answer.done:
+            piece = await self._connection.read(self._answer)
             if piece:
                 yield piece
 
@@ -176,23 +146,12 @@ class _DirectResponse:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._unused is None or not self._body.done or self._body.overrun:
+        if not (self._answer.done and self._answer.may_stay):
             connection.abort()
             await asyncio.sleep(0)  # until the socket is closed
             return
         connection.rest()
         self._unused.append(connection)
-
-
-def _body(head: ResponseHead) -> Body:
-    try:
-        return body_of(head)
-    except BadResponse as error:
-        raise HungUp(str(error)) from error
-
-
-def _may_stay(head: ResponseHead) -> bool:
-    return head.minor_version == 1 and "close" not in head.values("connection")
 
 
 def _request_head(request: Request) -> bytes:

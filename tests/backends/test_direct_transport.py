@@ -131,7 +131,10 @@ async def test_a_request_says_what_was_asked() -> None:
     [
         (SIZED[:20], SIZED[20:-2], SIZED[-2:]),
         (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + SIZED),
-        (b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", b"2\nhe\n3\nllo\n0\n\n"),
+        (
+            b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n",
+            b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        ),
     ],
 )
 async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...]) -> None:

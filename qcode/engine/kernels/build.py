@@ -7,6 +7,7 @@ can run is chosen when it is loaded.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -57,6 +58,17 @@ def library_name(variant: str) -> str:
     return f"qcode_kernels_{variant}.so"
 
 
+def source_digest(directory: Path = SOURCE_DIRECTORY) -> str | None:
+    """Of all C++ sources in a directory, as it is compiled into the libraries; None without any."""
+    sources = sorted((*directory.glob("*.cpp"), *directory.glob("*.h")))
+    digest = hashlib.blake2b(digest_size=16)
+    for source in sources:
+        content = source.read_bytes()
+        digest.update(f"{source.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest() if sources else None
+
+
 def find_compiler() -> str:
     """$CXX, or the first C++ compiler on the path. Raises BuildFailed without one."""
     chosen = os.environ.get("CXX")
@@ -75,13 +87,14 @@ def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
     The libraries appear whole and all together, or not at all. $CXX and $CXXFLAGS count.
     """
     compiler = find_compiler()
+    digest = f'-DQCODE_SOURCE_DIGEST="{source_digest()}"'
     directory.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch,
         ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
     ):
         jobs = [
-            pool.submit(_compile, compiler, flags, Path(scratch, library_name(variant)))
+            pool.submit(_compile, compiler, (*flags, digest), Path(scratch, library_name(variant)))
             for variant, flags in variants().items()
         ]
         compiled = [job.result() for job in jobs]

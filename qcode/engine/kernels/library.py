@@ -48,13 +48,19 @@ CACHE_FORMATS: dict[torch.dtype, int] = {
 """The number formats of a key and value cache, by their numbers in cache_formats.h."""
 
 
+class StaleLibrary(Exception):
+    """A library was compiled from other sources than those beside it: its functions may expect
+    other arguments, and calling them could end the process."""
+
+
 class KernelLibrary:
     """One variant of the kernels, loaded."""
 
     def __init__(self, path: Path, variant: str) -> None:
-        """Raises OSError when the file cannot be loaded."""
+        """Raises OSError when the file cannot be loaded, StaleLibrary when it must not be used."""
         self.variant = variant
         self._c = ctypes.CDLL(str(path))
+        _check_sources(self._c, path)
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._c, name)
             function.restype, function.argtypes = result, arguments
@@ -324,10 +330,25 @@ def _library(directory: Path, variant: str) -> Path:
     return directory / f"qcode_kernels_{variant}.so"
 
 
+def _check_sources(library: ctypes.CDLL, path: Path) -> None:
+    # Imported late for the same reason. An installation without sources has nothing to differ from.
+    from qcode.engine.kernels.build import source_digest
+
+    expected = source_digest(path.parent)
+    if expected is None:
+        return
+    found = getattr(library, "qcode_source_digest", None)
+    if found is not None:
+        found.restype, found.argtypes = ctypes.c_char_p, ()
+    if found is None or found().decode() != expected:
+        raise StaleLibrary(f"{path.name} was not compiled from the sources beside it")
+
+
 def load(directory: Path, variant: str | None = None) -> KernelLibrary:
     """The libraries that `build` put into `directory`: the named variant, or the CPU's best.
 
-    Raises OSError when they are missing or cannot be loaded.
+    Raises OSError when they are missing or cannot be loaded, StaleLibrary when the sources beside
+    them have changed since.
     """
     if variant is None:
         portable = ctypes.CDLL(str(_library(directory, "portable")))
@@ -348,6 +369,8 @@ def _installed() -> KernelLibrary | str:
         return load(DIRECTORY, wanted)
     except OSError as error:
         return f"cannot be loaded: {error}"
+    except StaleLibrary:
+        return "older than their sources; run `python -m qcode.engine.kernels.build`"
 
 
 def installed() -> KernelLibrary | None:

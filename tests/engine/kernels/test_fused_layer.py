@@ -33,7 +33,8 @@ def check(
     dtype: torch.dtype = torch.float32,
     scale: float = 1.0,
 ) -> None:
-    """Rounding to 8 bits may fall to either side of a half, so a few values differ by its step."""
+    """Rounding to 8 bits may fall to either side of a half, so a few values differ by its step;
+    against int8 keys, queries and weights are rounded to 16 bits before."""
     layer = Layer(library, shape)
     generator = torch.Generator().manual_seed(11)
     x = torch.randn(len(inputs.positions), HIDDEN, generator=generator) * scale
@@ -43,7 +44,8 @@ def check(
     result = layer.run_fused(x, inputs, fused_cache)
     added = (expected - x).abs().max()
     assert (result - expected).abs().max() <= 0.01 * added + 1e-6 * x.abs().max()
-    assert (result - expected).norm() <= 2e-3 * (expected - x).norm() + 1e-6 * x.norm()
+    bound = 5e-3 if dtype == torch.int8 else 2e-3
+    assert (result - expected).norm() <= bound * (expected - x).norm() + 1e-6 * x.norm()
     for mine, theirs in (
         (fused_cache.keys, plain_cache.keys),
         (fused_cache.values, plain_cache.values),

@@ -1,5 +1,6 @@
 """The compiled kernels against their torch definitions, and how they are found."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +11,15 @@ import torch
 from torch import Tensor
 
 from qcode.engine import kernels
-from qcode.engine.kernels import reference
-from qcode.engine.kernels.library import CACHE_FORMATS, VARIABLE, KernelLibrary, load, status
+from qcode.engine.kernels import build, reference
+from qcode.engine.kernels.library import (
+    CACHE_FORMATS,
+    VARIABLE,
+    KernelLibrary,
+    StaleLibrary,
+    load,
+    status,
+)
 from qcode.engine.kernels.reference import quantize
 
 RandomTensor = Callable[..., Tensor]
@@ -276,6 +284,57 @@ def test_the_best_variant_of_a_directory_is_loaded(compiled_kernels: Path, tmp_p
     assert load(compiled_kernels).variant in ("portable", "avx2", "avx512")
     with pytest.raises(OSError, match="qcode_kernels_portable"):
         load(tmp_path)
+
+
+def test_a_library_of_other_sources_is_refused(compiled_kernels: Path, tmp_path: Path) -> None:
+    for library in compiled_kernels.glob("*.so"):
+        shutil.copy(library, tmp_path)
+    for pattern in ("*.cpp", "*.h"):
+        for source in build.SOURCE_DIRECTORY.glob(pattern):
+            shutil.copy(source, tmp_path)
+    assert load(tmp_path).variant
+
+    with (tmp_path / "matmul.h").open("a") as header:
+        header.write("// changed")
+    with pytest.raises(StaleLibrary, match=r"not compiled from the sources beside it"):
+        load(tmp_path)
+    with pytest.raises(StaleLibrary):
+        load(tmp_path, "portable")
+
+
+def test_a_library_that_names_no_sources_is_refused(tmp_path: Path) -> None:
+    """As the first ones did."""
+    source = tmp_path / "old.cpp"
+    source.write_text('extern "C" const char* qcode_best_variant() { return "portable"; }\n')
+    target = tmp_path / build.library_name("portable")
+    subprocess.run([build.find_compiler(), "-shared", "-fPIC", source, "-o", target], check=True)
+    with pytest.raises(StaleLibrary):
+        load(tmp_path)
+
+
+def test_a_stale_installation_computes_with_torch_and_says_what_to_do(
+    compiled_kernels: Path, tmp_path: Path
+) -> None:
+    for library in compiled_kernels.glob("*.so"):
+        shutil.copy(library, tmp_path)
+    (tmp_path / "newer.cpp").write_text("// one more source")
+    program = f"""
+from pathlib import Path
+from qcode.engine.kernels import library
+library.DIRECTORY = Path({str(tmp_path)!r})
+assert library.installed() is None
+print(library.status())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(kernels.__file__).parents[3],
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
+    assert "older than their sources" in done.stdout
+    assert "python -m qcode.engine.kernels.build" in done.stdout
 
 
 def test_dispatch_falls_back_to_torch_for_other_dtypes(random_tensor: RandomTensor) -> None:

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from qcode.engine.engine import Engine
 from qcode.engine.layers.attention import AttentionInputs
 from qcode.engine.layers.cache import LayerCache
-from qcode.engine.model_runner import Network
 from qcode.engine.models.loading import load_model
+from qcode.engine.models.network import Network
 from qcode.engine.options import EngineOptions
 from qcode.protocol.sampling import SamplingParams
 
@@ -31,6 +31,7 @@ class RecordingNetwork:
 
     def __init__(self, network: Network) -> None:
         self._network = network
+        self.key_channels = network.key_channels
         self.rows: list[Tensor] = []
 
     def forward(self, ids: Tensor, inputs: AttentionInputs, caches: Sequence[LayerCache]) -> Tensor:
@@ -83,9 +84,11 @@ class RecordedEngine:
                     cached[output.request_id] = output.prefill.cached_tokens
             sampled = [output for output in outputs if output.token_ids]
             rows = torch.cat(self._network.rows) if sampled else torch.empty(0, 0)
-            for output, row in zip(sampled, rows, strict=True):
+            # A row for each token of a draft and one more; those of refused tokens chose nothing.
+            counts = [1 + output.num_draft_tokens for output in sampled]
+            for output, its_rows in zip(sampled, torch.split(rows, counts), strict=True):
                 tokens[output.request_id] += output.token_ids
-                logits[output.request_id].append(row)
+                logits[output.request_id] += its_rows[: len(output.token_ids)]
         return [
             Continuation(
                 tokens=tokens[number],

@@ -27,11 +27,14 @@ _X86_VARIANTS = {
     "avx2": _AVX2,
     "avx512": (*_AVX2, *_AVX512, "-mprefer-vector-width=512"),
 }
-_FLAGS = (
+_ARM_VARIANTS = {
+    "portable": (),
+    "neon": ("-march=armv8.2-a+dotprod",),
+    "neon_i8mm": ("-march=armv8.2-a+dotprod+i8mm",),
+}
+FLAGS = (
     "-std=c++20",
     "-O3",
-    "-fPIC",
-    "-shared",
     "-fvisibility-inlines-hidden",
     "-pthread",
     # Not -ffast-math: it would change how the whole process treats denormals.
@@ -40,16 +43,21 @@ _FLAGS = (
     # Vectors wider than the baseline only pass between inlined functions.
     "-Wno-psabi",
 )
+"""What every variant is compiled with, on every architecture."""
+
+_LIBRARY_FLAGS = ("-fPIC", "-shared")
 
 
 class BuildFailed(Exception):
     """No compiler, or it could not compile the kernels; the text says which."""
 
 
-def variants() -> dict[str, tuple[str, ...]]:
-    """The variants for this machine's architecture and the compiler flags of each."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
+def variants(machine: str = platform.machine()) -> dict[str, tuple[str, ...]]:
+    """The variants for an architecture, the most capable last, and the compiler flags of each."""
+    if machine.lower() in ("x86_64", "amd64"):
         return dict(_X86_VARIANTS)
+    if machine.lower() in ("aarch64", "arm64"):
+        return dict(_ARM_VARIANTS)
     return {"portable": ()}
 
 
@@ -104,7 +112,7 @@ def build(directory: Path = SOURCE_DIRECTORY) -> list[Path]:
 def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> Path:
     sources = [str(path) for path in sorted(SOURCE_DIRECTORY.glob("*.cpp"))]
     chosen = shlex.split(os.environ.get("CXXFLAGS", ""))
-    command = [compiler, *_FLAGS, *flags, *chosen, *sources, "-o", str(library)]
+    command = [compiler, *FLAGS, *_LIBRARY_FLAGS, *flags, *chosen, *sources, "-o", str(library)]
     error = _run(command)
     if error:
         raise BuildFailed(f"{compiler} could not compile the kernels:\n{error[:2000]}")

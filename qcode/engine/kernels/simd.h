@@ -87,6 +87,8 @@ inline uint16_t float_to_half(float value) {
 #include "simd_avx512.h"
 #elif QCODE_LANES == 8
 #include "simd_avx2.h"
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#include "simd_neon.h"
 #else
 #include "simd_portable.h"
 #endif

@@ -10,7 +10,7 @@ import torch
 from qcode.engine.kernels import build
 from qcode.engine.kernels.library import KernelLibrary, load
 
-VARIANTS = ["portable", "avx2", "avx512"]
+VARIANTS = list(build.variants())
 
 
 @pytest.fixture(scope="session")

@@ -50,14 +50,18 @@ Rename `area` to `surface` and write the whole file again, in one code block.<|i
 """
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=90)
 SAMPLED = SamplingParams(temperature=0.7, top_p=0.8, top_k=20, seed=1, max_tokens=90)
-CASES = [GREEDY, replace(SAMPLED, repetition_penalty=1.05)]
+CASES = [
+    GREEDY,
+    replace(SAMPLED, repetition_penalty=1.05),
+    replace(SAMPLED, temperature=1.0, top_p=1.0, top_k=0, seed=3),
+]
 
 
-@pytest.fixture(scope="module")
-def engines() -> tuple[Engine, Engine]:
-    """Without drafts and with them. Exact products: there a rounding decides nothing."""
+@pytest.fixture(scope="module", params=["float16", "int8"])
+def engines(request: pytest.FixtureRequest) -> tuple[Engine, Engine]:
+    """Without drafts and with them, for each kind of keys and values."""
     path = Path(os.environ["QCODE_TEST_MODELS"]) / "qwen2.5-coder-0.5b.gguf"
-    options = EngineOptions(dtype="float32", context_window=1024, speculation="off")
+    options = EngineOptions(kv_dtype=request.param, context_window=1024, speculation="off")
     plain = Engine.load(path, options)
     return plain, Engine(plain.loaded, replace(options, speculation="auto"))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qcode.engine.kernels import build
-from qcode.engine.kernels.library import KernelLibrary, load
+from qcode.engine.kernels.library import KernelLibrary, StaleLibrary, load
 
 VARIANTS = list(build.variants())
 
@@ -38,7 +38,13 @@ def is_up_to_date(directory: Path) -> bool:
     sources = [directory / "build.py", *directory.glob("*.cpp"), *directory.glob("*.h")]
     newest = max(path.stat().st_mtime_ns for path in sources)
     libraries = [directory / build.library_name(variant) for variant in build.variants()]
-    return all(path.exists() and path.stat().st_mtime_ns > newest for path in libraries)
+    if not all(path.exists() and path.stat().st_mtime_ns > newest for path in libraries):
+        return False
+    try:
+        load(directory)
+    except StaleLibrary:  # a source changed while it was being compiled
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", params=VARIANTS)

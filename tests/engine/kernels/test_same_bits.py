@@ -103,6 +103,27 @@ def test_every_kind_of_weight(library: KernelLibrary, kind: GgmlType, is_packed:
     check(library, Shape(kind=kind, is_packed=is_packed), torch.float16, steps=STEPS[1:3])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [896, 41])
+def test_products_with_weights_of_floats(
+    library: KernelLibrary, dtype: torch.dtype, width: int
+) -> None:
+    kinds = {torch.float32: GgmlType.F32, torch.float16: GgmlType.F16}
+    kind = kinds.get(dtype, GgmlType.BF16)
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(37, width, generator=generator).to(dtype)
+    x = torch.randn(MOST, width, generator=generator)
+
+    def products(size: int) -> Tensor:
+        shape = (37, width)
+        return torch.cat(
+            [library.multiply_rows(weight, kind, shape, part) for part in torch.split(x, size)]
+        )
+
+    for size in (2, 3, 5, 6, 7, 13, MOST):
+        assert torch.equal(products(size), products(1))
+
+
 @pytest.mark.parametrize(
     "shape",
     [

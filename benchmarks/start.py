@@ -30,10 +30,7 @@ def measure_qcode(model: Path, threads: int) -> dict[str, float]:
     # As the qcode command does.
     import gc
 
-    from qcode.engine.torch_start import hasten_torch
-
     gc.set_threshold(100_000)
-    hasten_torch()
     from qcode.engine.engine import Engine
     from qcode.engine.options import EngineOptions
     from qcode.protocol.sampling import SamplingParams

@@ -78,7 +78,6 @@ def _local_backend(
 ) -> Backend:
     from qcode.engine.store.model_catalogue import catalogue_entry
     from qcode.engine.store.model_store import ModelStore
-    from qcode.engine.torch_start import hasten_torch
 
     if importlib.util.find_spec("torch") is None:
         raise SettingsError(
@@ -86,8 +85,6 @@ def _local_backend(
             f'Install it with: pip install "qcode[engine]"; {_other_ways(settings)}',
         )
     path = ModelStore(Locations.from_environment(os.environ).models).resolve(name)
-    if path is not None:
-        hasten_torch()
     if path is None and catalogue_entry(name) is None:
         if name.endswith((".gguf", ".safetensors")):
             raise SettingsError(f"There is no file {name}.", "--model takes a name or a path.")

@@ -50,8 +50,13 @@ def show(
         return
     table = Table(box=None, pad_edge=False)
     for title in ("MODEL", "KV", "FILES", "SIZE", "LAST USED"):
+        is_number = title in ("FILES", "SIZE")
+        # A model may be a long path: its column alone gives way on a narrow terminal.
         table.add_column(
-            title, no_wrap=True, justify="right" if title in ("FILES", "SIZE") else "left"
+            title,
+            no_wrap=title != "MODEL",
+            overflow="fold",
+            justify="right" if is_number else "left",
         )
     for model in models:
         table.add_row(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qcode.engine.sampling.sampler import ResolvedSampling
@@ -183,6 +183,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_nor_starve_it() -> None:
     chunk=st.integers(1, 16),
     aborts=st.dictionaries(st.integers(0, 60), st.integers(1, 6), max_size=3),
 )
+@example(prompts=[120] * 6, chunk=1, aborts={})
 def test_no_prompt_holds_up_an_answer_or_a_step(
     prompts: list[int], chunk: int, aborts: dict[int, int]
 ) -> None:
@@ -193,7 +194,7 @@ def test_no_prompt_holds_up_an_answer_or_a_step(
     for sequence in sequences.values():
         scheduler.add(sequence)
 
-    for step in range(600):
+    for step in range(800):  # six prompts of 120 tokens, one a step, and 20 of the last answer
         if step in aborts:
             scheduler.remove(RequestId(aborts[step]))
             sequences.pop(aborts[step], None)

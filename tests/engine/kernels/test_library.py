@@ -318,30 +318,24 @@ def test_a_stale_installation_computes_with_torch_and_says_what_to_do(
     for library in compiled_kernels.glob("*.so"):
         shutil.copy(library, tmp_path)
     (tmp_path / "newer.cpp").write_text("// one more source")
-    program = f"""
-from pathlib import Path
-from qcode.engine.kernels import library
-library.DIRECTORY = Path({str(tmp_path)!r})
-assert library.installed() is None
-print(library.status())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(kernels.__file__).parents[3],
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-    )
-    assert "older than their sources" in done.stdout
-    assert "python -m qcode.engine.kernels.build" in done.stdout
+    status = status_without_kernels(tmp_path)
+    assert "older than their sources" in status
+    assert "python -m qcode.engine.kernels.build" in status
 
 
 def test_an_installation_without_libraries_says_that_it_is_slow(tmp_path: Path) -> None:
+    status = status_without_kernels(tmp_path)
+    assert "not compiled" in status
+    assert "python -m qcode.engine.kernels.build" in status
+    assert "many times slower" in status
+
+
+def status_without_kernels(directory: Path) -> str:
+    """What a process says whose kernels should be in a directory, and are not usable."""
     program = f"""
 from pathlib import Path
 from qcode.engine.kernels import library
-library.DIRECTORY = Path({str(tmp_path)!r})
+library.DIRECTORY = Path({str(directory)!r})
 assert library.installed() is None
 print(library.status())
 """
@@ -353,9 +347,7 @@ print(library.status())
         cwd=Path(kernels.__file__).parents[3],
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
     )
-    assert "not compiled" in done.stdout
-    assert "python -m qcode.engine.kernels.build" in done.stdout
-    assert "many times slower" in done.stdout
+    return done.stdout
 
 
 def test_dispatch_falls_back_to_torch_for_other_dtypes(random_tensor: RandomTensor) -> None:
